@@ -1,7 +1,6 @@
 """Studies from Python and notebooks: the commands `sweep` and `report` as methods of `Study`."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -28,17 +27,16 @@ from orchestrator.sweep.command import (
 from orchestrator.sweep.options import SweepOptions, default_address
 from orchestrator.views import PlanView, ReportView, frame
 from pipelines.data.storage import check_no_secret
-from pipelines.errors import UserError
 from pipelines.imports import importing_libraries, whole_imports
-from pipelines.wording import counted
+from pipelines.wording import counted, options_written
 
 if TYPE_CHECKING:
     import pandas
 
     from orchestrator.report.study_report import Report, StudyReport
 
-# Options of the commands in messages, and what they are called here.
-_OPTION = re.compile(r"(?<![\w-])(`?)--(set|only|storage|address|tracking|plan)\b\1")
+# Options of the command that are no arguments of the same name.
+_OTHER_OPTIONS = {"plan": "plan()", "no-preflight": "`preflight=False`"}
 _TYPES = {
     "source": ((str, PathLike, Mapping), "the path of a study file or a dict of its keys"),
     "set": ((Mapping, NoneType), "a dict such as {'training.epochs': 2}"),
@@ -60,17 +58,9 @@ def _check(**arguments: object) -> None:
 
 @contextmanager
 def _in_python() -> Iterator[None]:
-    """Within this context, imports are whole, and errors name arguments instead of options."""
-
-    def argument(option: re.Match[str]) -> str:
-        return "plan()" if option[2] == "plan" else f"`{option[2]}`"
-
-    with whole_imports():
-        try:
-            yield
-        except UserError as error:
-            error.args = (_OPTION.sub(argument, str(error)),)
-            raise
+    """Within this context, imports are whole, and messages name arguments instead of options."""
+    with whole_imports(), options_written(lambda name: _OTHER_OPTIONS.get(name, f"`{name}`")):
+        yield
 
 
 class Study:

@@ -15,6 +15,7 @@ import pyarrow.fs
 
 from pipelines.data.storage import expand_home, join_uri, locate
 from pipelines.errors import UserError
+from pipelines.wording import option
 
 _LOCAL_ROOT = Path("~/.cache/segmentation-orchestrator-runs")
 
@@ -49,8 +50,8 @@ class Storage:
         store could not record its name."""
         if not _is_text(self.shared):
             raise StorageError(
-                f"--storage {self.shared!a} is not valid UTF-8; choose a directory with another "
-                "name"
+                f"{option('storage')} {self.shared!a} is not valid UTF-8; choose a directory with "
+                "another name"
             )
         try:
             self.local.mkdir(parents=True, exist_ok=True)
@@ -58,8 +59,8 @@ class Storage:
                 pass
         except OSError as error:
             raise StorageError(
-                f"--storage {self.local}: cannot be written ({error.strerror}); choose a directory "
-                "that you can write to"
+                f"{option('storage')} {self.local}: cannot be written ({error.strerror}); choose "
+                "a directory that you can write to"
             ) from None
 
     def at(self, name: str) -> str:

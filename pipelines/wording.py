@@ -1,7 +1,26 @@
-"""Parts of sentences: counts, and what a name that nothing has may have meant."""
+"""Parts of sentences: counts, names of options, and what an unknown name may have meant."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_option_text: ContextVar[Callable[[str], str]] = ContextVar("option_text", default="--{}".format)
+
+
+def option(name: str) -> str:
+    """Return an option as the user writes it: `--NAME`, unless `options_written` says otherwise."""
+    return _option_text.get()(name)
+
+
+@contextmanager
+def options_written(text: Callable[[str], str]) -> Iterator[None]:
+    """Within this context, messages write the option called `name` as `text(name)`."""
+    token = _option_text.set(text)
+    try:
+        yield
+    finally:
+        _option_text.reset(token)
 
 
 def counted(count: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from urllib.request import getproxies, proxy_bypass
 import grpc  # type: ignore[import-untyped]
 
 from pipelines.errors import UserError
+from pipelines.wording import option
 
 SECONDS = 5.0
 
@@ -42,8 +43,9 @@ def check_only_planned(path: str, plan: bool) -> None:
     """Raise ClusterFileError if a study is to be trained on a file."""
     if not plan:
         raise ClusterFileError(
-            f"--address {path} is a file, which only --plan accepts; run `ray up {path}` and "
-            f"`ray dashboard {path}`, then use --address http://localhost:8265"
+            f"{option('address')} {path} is a file, which only {option('plan')} accepts; run "
+            f"`ray up {path}` and `ray dashboard {path}`, then use {option('address')} "
+            "http://localhost:8265"
         )
 
 
@@ -55,7 +57,7 @@ def is_remote(address: str | None) -> bool:
     if address is None:
         return False
     if address.startswith("ray://"):
-        raise RemoteError(f"--address {address}: {_RAY_CLIENT}")
+        raise RemoteError(f"{option('address')} {address}: {_RAY_CLIENT}")
     return address.startswith(("http://", "https://"))
 
 
@@ -71,7 +73,7 @@ def check_address(address: str, seconds: float = SECONDS) -> None:
         socket.create_connection((host, port), timeout=seconds).close()
     except OSError as error:
         raise UnreachableError(
-            f"--address {address}: nothing answers at {host}, port {port} ({error}); "
+            f"{option('address')} {address}: nothing answers at {host}, port {port} ({error}); "
             "`ray status --address HOST:PORT` on the cluster's head shows whether it runs there"
         ) from None
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
@@ -83,7 +85,8 @@ def check_address(address: str, seconds: float = SECONDS) -> None:
             grpc.channel_ready_future(channel).result(timeout=seconds)
         except grpc.FutureTimeoutError:
             raise UnreachableError(
-                f"--address {address}: the server at {host}, port {port} does not answer like Ray "
+                f"{option('address')} {address}: the server at {host}, port {port} does not "
+                "answer like Ray "
                 f"(tried for {seconds:g} s); use the port that `ray start --head` printed, 6379 by "
                 "default"
             ) from None
@@ -99,7 +102,9 @@ def check_dashboard(address: str, seconds: float = 4.0) -> None:
     except ValueError:
         host, port = None, 0
     if not host:
-        raise RemoteError(f"--address {address}: no host; use a URL such as http://localhost:8265")
+        raise RemoteError(
+            f"{option('address')} {address}: no host; use a URL such as http://localhost:8265"
+        )
     if _is_loopback(host):
         for name in ("no_proxy", "NO_PROXY"):
             os.environ[name] = ",".join(filter(None, (os.environ.get(name), host)))
@@ -113,7 +118,8 @@ def check_dashboard(address: str, seconds: float = 4.0) -> None:
         socket.create_connection((host, port), timeout=seconds).close()
     except OSError as error:
         raise RemoteError(
-            f"--address {address}: nothing answers at {host}, port {port} ({error}){through}"
+            f"{option('address')} {address}: nothing answers at {host}, port {port} "
+            f"({error}){through}"
         ) from None
 
 
@@ -133,10 +139,12 @@ def _parse(address: str) -> tuple[str, int]:
         pass  # the port is not a number
     if parts.scheme in ("http", "https", "ray"):
         raise UnreachableError(
-            f"--address {address}: this command must run on a machine of the cluster itself; use "
-            "auto or HOST:PORT there, such as 10.0.0.5:6379, or omit --address (RAY_ADDRESS) to "
-            "use this machine only"
+            f"{option('address')} {address}: this command must run on a machine of the cluster "
+            "itself; use "
+            f"auto or HOST:PORT there, such as 10.0.0.5:6379, or omit {option('address')} "
+            "(RAY_ADDRESS) to use this machine only"
         )
     raise UnreachableError(
-        f"--address {address} is not a valid address; use HOST:PORT such as 10.0.0.5:6379, or auto"
+        f"{option('address')} {address} is not a valid address; use HOST:PORT such as "
+        "10.0.0.5:6379, or auto"
     )

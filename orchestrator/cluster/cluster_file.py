@@ -17,6 +17,7 @@ from orchestrator.scheduling.capacity import MachineType, Placement
 from orchestrator.scheduling.launch import Launch
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resources import Resources
+from pipelines.wording import option
 
 # Keys of a cluster file that a plan reads.
 _PLANNED = (
@@ -36,14 +37,18 @@ class ClusterFile(Cluster):
         try:
             config = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ClusterFileError(f"--address {path}: {' '.join(str(error).split())}") from None
+            raise ClusterFileError(
+                f"{option('address')} {path}: {' '.join(str(error).split())}"
+            ) from None
         if not isinstance(config, dict) or "available_node_types" not in config:
             raise ClusterFileError(
-                f"--address {path} has no `available_node_types`, so its machines are unknown; "
-                "use a file such as cluster.yaml, or the address of a running cluster"
+                f"{option('address')} {path} has no `available_node_types`, so its machines are "
+                "unknown; use a file such as cluster.yaml, or the address of a running cluster"
             )
         if problem := _problem(config):
-            raise ClusterFileError(f"--address {path}: {problem}, so `ray up` cannot use this file")
+            raise ClusterFileError(
+                f"{option('address')} {path}: {problem}, so `ray up` cannot use this file"
+            )
         self._config: dict[str, Any] = config
         head = config["available_node_types"][config["head_node_type"]]
         self._head: list[Node] = [

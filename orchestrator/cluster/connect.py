@@ -27,6 +27,7 @@ from orchestrator.scheduling.capacity import (
 )
 from orchestrator.study import user_code
 from pipelines.errors import UserError
+from pipelines.wording import option
 
 _SETUP_HOOK = f"{set_up_worker.__module__}.{set_up_worker.__name__}"
 
@@ -110,7 +111,7 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
                 cause = f"its dashboard did not answer; its output is in {log[1]}"
             raise ClusterStartError(
                 f"Ray did not start on this machine ({cause}); rerun the command when the machine "
-                "is less busy, or use a running cluster with --address"
+                f"is less busy, or use a running cluster with {option('address')}"
             ) from error
     else:
         # Worker processes do not inherit this process's environment, and the cluster's machines
@@ -124,8 +125,8 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
             # Ray also fails to connect if the token is missing, or another one.
             cause = next(iter(str(error).splitlines()), "")
             raise UnreachableError(
-                f"--address {address}: no Ray cluster lets this command in ({cause}). If it has a "
-                "token, copy that to ~/.ray/auth_token and set RAY_AUTH_MODE=token"
+                f"{option('address')} {address}: no Ray cluster lets this command in ({cause}). "
+                "If it has a token, copy that to ~/.ray/auth_token and set RAY_AUTH_MODE=token"
             ) from None
         except RuntimeError as error:
             if "Version mismatch" not in str(error):
@@ -135,7 +136,8 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
                 r"(?:Ray|Python): (\S+)", str(error)
             )
             raise VersionMismatchError(
-                f"--address {address}: the cluster runs Ray {ray_there} on Python {python_there}, "
+                f"{option('address')} {address}: the cluster runs Ray {ray_there} on Python "
+                f"{python_there}, "
                 f"this command Ray {ray_here} on Python {python_here}; all of these must be the "
                 "same, including the last number"
             ) from None

@@ -37,6 +37,7 @@ from pipelines.config import load_yaml
 from pipelines.data.storage import check_no_secret
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.preparation.embedded import EMBEDDED
+from pipelines.wording import option
 
 # Keys of a job's metadata.
 _STUDY = "study"
@@ -76,7 +77,8 @@ def submit_study(
     """
     if "://" not in storage and not storage.startswith("/"):
         raise RemoteError(
-            f"--storage {storage} is relative to the job's temporary directory; use storage that "
+            f"{option('storage')} {storage} is relative to the job's temporary directory; use "
+            "storage that "
             "all machines of the cluster share, such as s3://BUCKET/storage or /shared/storage"
         )
     command = ["python", "-m", "orchestrator.sweep", _STUDY_FILE, *arguments]
@@ -131,7 +133,8 @@ def _connect(address: str) -> JobSubmissionClient:
         proxied = getproxies().get(urlsplit(address).scheme) and not proxy_bypass(host)
         proxy = f"; the environment sets a proxy, which NO_PROXY={host} bypasses" if proxied else ""
         raise RemoteError(
-            f"--address {address}: cannot connect to a Ray dashboard ({reason}{proxy}). Check that "
+            f"{option('address')} {address}: cannot connect to a Ray dashboard ({reason}{proxy}). "
+            "Check that "
             "the tunnel is open (`ray dashboard cluster.yaml`), the cluster's token is in "
             "~/.ray/auth_token, and RAY_AUTH_MODE=token is set"
         ) from None
@@ -145,7 +148,7 @@ def _dashboard_errors(address: str) -> Iterator[None]:
     except Exception as error:  # of requests, and RuntimeError for what the dashboard refuses
         reason = next(iter(str(error).strip().splitlines()), repr(error))
         raise RemoteError(
-            f"--address {address}: the Ray dashboard refused the study or did not answer "
+            f"{option('address')} {address}: the Ray dashboard refused the study or did not answer "
             f"({reason}). Check that the tunnel is still open and the cluster has room for the "
             "study's files; then rerun the same command: it finds the job if there is one"
         ) from error
@@ -243,8 +246,12 @@ def _is_local(location: str) -> bool:
 
 def _unreadable(key: str, paths: Sequence[str]) -> str:
     copies = [f"s3://BUCKET/{path.lstrip('./~')}" for path in paths]
-    # --set would replace all of several values by one.
-    use = f"--set {key}={copies[0]}" if len(copies) == 1 else f"{', '.join(copies)} in the study"
+    # An override would replace all of several values by one.
+    use = (
+        f"{option('set')} {key}={copies[0]}"
+        if len(copies) == 1
+        else f"{', '.join(copies)} in the study"
+    )
     problem, it = ("is a local path", "it") if len(paths) == 1 else ("are local paths", "them")
     return (
         f"{key}: {', '.join(paths)} {problem} that the cluster cannot read. Copy {it} to the "

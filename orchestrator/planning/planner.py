@@ -17,6 +17,7 @@ from orchestrator.scheduling.launch import Launch
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
+from pipelines.wording import option
 
 
 class Planner:
@@ -95,7 +96,8 @@ class Planner:
             return ""
         return (
             f"the trials to train need about {size_text(needed)}, but the disk of "
-            f"{storage.local} has {size_text(available)} left; make room, or use another --storage"
+            f"{storage.local} has {size_text(available)} left; make room, or use another "
+            f"{option('storage')}"
         )
 
     def learn(self, measurements: Sequence[Measurement]) -> None:

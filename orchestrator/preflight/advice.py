@@ -5,6 +5,7 @@ from collections.abc import Callable
 from orchestrator.study.resources import Resources
 from orchestrator.training.failures import Cause
 from pipelines.training.experiment import Experiment
+from pipelines.wording import option
 
 
 def advise(
@@ -79,7 +80,9 @@ _OTHER_CAUSES: dict[Cause, Callable[[Experiment], str]] = {
     "non-finite loss": _more_stable_training,
     "data": _repair_data,
     "network": lambda _: "fix the network's code: the trial would fail in the same way",
-    "checkpoint": lambda _: "check free space and permissions of the storage (--storage)",
+    "checkpoint": lambda _: (
+        f"check free space and permissions of the storage ({option('storage')})"
+    ),
     "error": lambda _: "see the message above, and its traceback in the log file printed above",
     "GPU fault": lambda _: (
         "look for Xid in the machine's dmesg and for ECC errors in nvidia-smi -q; reset or replace "

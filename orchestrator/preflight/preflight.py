@@ -24,7 +24,7 @@ from orchestrator.study.resources import Resources
 from orchestrator.study.study import Study
 from orchestrator.training.job import Job, job_of
 from pipelines.errors import UserError
-from pipelines.wording import counted
+from pipelines.wording import counted, option
 
 
 class PreflightError(UserError, ValueError):
@@ -108,8 +108,8 @@ def raise_failures(
     if problems:
         raise PreflightError(
             "\n".join(problems)
-            + "\nNothing was trained. Fix this, choose other trials with --only, or skip this "
-            "check with --no-preflight."
+            + f"\nNothing was trained. Fix this, choose other trials with {option('only')}, or "
+            f"skip this check with {option('no-preflight')}."
         )
 
 

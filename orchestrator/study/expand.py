@@ -40,6 +40,7 @@ from orchestrator.study.yaml_source import (
 )
 from pipelines.data.config import DataConfig
 from pipelines.training.experiment import SEEDS
+from pipelines.wording import option
 
 Published = TypeVar("Published", Reference, EnteredScore)
 
@@ -216,10 +217,11 @@ class _Expansion:
                     name, key
                 ):
                     self._wrong_keys.add(key)
+                    override = option("set").strip("`")  # the message quotes it as a key
                     message = (
-                        f"{what} `{key}` is {as_json(value)}, but another axis, `when` or `--set` "
-                        f"changes it to {as_json(trained)} for {name}; do not override what the "
-                        f"`{section}` sets"
+                        f"{what} `{key}` is {as_json(value)}, but another axis, `when` or "
+                        f"`{override}` changes it to {as_json(trained)} for {name}; do not "
+                        f"override what the `{section}` sets"
                     )
                     yield Problem(location, message)
 

@@ -33,6 +33,7 @@ from orchestrator.study.yaml_source import (
     single_value,
 )
 from pipelines.config import dump_yaml
+from pipelines.wording import option
 
 # Replace invalid parts that others refer to by name, so that these references remain valid.
 _PLACEHOLDERS: dict[Keys, Any] = {
@@ -230,9 +231,10 @@ def _without(value: Any, removed: Collection[Keys], keys: Keys = ()) -> Any:
 
 
 def _override(key: str, text: str) -> Source:
-    location = SourceLocation(f"--set {key}={text}")
+    location = SourceLocation(f"{option('set')} {key}={text}")
     if not all(key.split(".")):
-        raise StudyError([Problem(location, "the key is empty; use --set key.subkey=value")])
+        message = f"the key is empty; use {option('set')} key.subkey=value"
+        raise StudyError([Problem(location, message)])
     try:
         value = parse_yaml(text, str(location)).value
     except StudyError as error:
@@ -269,5 +271,6 @@ def _only(trials: tuple[Trial, ...], patterns: Sequence[str]) -> tuple[Trial, ..
     if not kept:
         names = "; ".join(trial.name for trial in trials)
         message = f"matches no trial; the study has: {names}"
-        raise StudyError([Problem(SourceLocation(f"--only {' '.join(patterns)}"), message)])
+        location = SourceLocation(f"{option('only')} {' '.join(patterns)}")
+        raise StudyError([Problem(location, message)])
     return kept

@@ -19,7 +19,7 @@ from orchestrator.study.yaml_source import (
 )
 from pipelines.network.config import ModelConfig, NetworkConfig
 from pipelines.training.experiment import Experiment
-from pipelines.wording import closest
+from pipelines.wording import closest, option
 
 #: Mappings whose keys may have any name: the arguments of constructors, and patterns.
 OPEN_MAPPINGS = (
@@ -207,7 +207,7 @@ def _known_part(
             first, _, rest = key.partition(".")
             message = (
                 f"`{key}` must be nested here: `{first}: {{{rest}: ...}}`; dotted keys work in "
-                "`grid`, conditions and --set only"
+                f"`grid`, conditions and {option('set')} only"
             )
             problem = Problem(source.location(keys), message)
         if problem is not None:

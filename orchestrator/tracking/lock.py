@@ -15,6 +15,7 @@ from orchestrator.tracking.process_lock import ProcessLock, has_ended
 from orchestrator.tracking.queries import StudySummary
 from orchestrator.tracking.runs import ENDED_UNCLOSED, RunStatus
 from orchestrator.tracking.store import TrackingError, TrackingStore
+from pipelines.wording import option
 
 _SETTLING_SECONDS = 0.2
 
@@ -243,7 +244,7 @@ def _wait_for_holders(
                 raise StudyLockedError(
                     f"study {name!r} is being run by {holder.owner.description}; wait for it, stop "
                     f"it with `python -m orchestrator.studies stop {name!r}`, or use another "
-                    "--storage"
+                    f"{option('storage')}"
                 )
             if not is_announced:
                 is_announced = True

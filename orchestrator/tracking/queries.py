@@ -17,6 +17,7 @@ from orchestrator.tracking.liveness import Holder
 from orchestrator.tracking.mlflow_view import run_path
 from orchestrator.tracking.runs import FIGURES, TrialRun, read_trial_run
 from orchestrator.tracking.store import TrackingError, TrackingStore
+from pipelines.wording import option
 
 _PORT = 5000
 
@@ -191,7 +192,7 @@ def find_experiment(store: TrackingStore, study: str) -> Experiment | None:
     if tag.KIND not in experiment.tags and not _may_adopt(store, experiment):
         raise TrackingError(
             f"MLflow at {store.display_uri} has an experiment {study!r} that is not a study of "
-            "this project; rename the study, for example with --set study=NAME"
+            f"this project; rename the study, for example with {option('set')} study=NAME"
         )
     return experiment
 

@@ -39,6 +39,7 @@ from orchestrator.tracking.runs import (
 from orchestrator.tracking.user_uri import chosen_uri, global_uri
 from pipelines.data.manifest import metric_name
 from pipelines.errors import UserError
+from pipelines.wording import option
 
 if TYPE_CHECKING:
     from pipelines.data.dataset import PreparedDataset
@@ -91,8 +92,8 @@ def open_store(storage: Storage) -> "TrackingStore":
     uri = tracking_uri(storage.local)
     if storage.is_remote and uri.startswith("sqlite:"):
         raise TrackingError(
-            f"--storage {storage.shared} cannot hold a tracking store; set MLFLOW_TRACKING_URI to "
-            "a tracking server's address"
+            f"{option('storage')} {storage.shared} cannot hold a tracking store; set "
+            "MLFLOW_TRACKING_URI to a tracking server's address"
         )
     artifacts = None if uri.startswith("http") else storage.local / relocation.ARTIFACTS
     return TrackingStore(uri, artifacts, locks=storage.local / "locks")
@@ -113,7 +114,7 @@ def open_existing_store(storage: Path, tracking: str | None = None) -> "Tracking
     if file is not None and not file.exists():
         raise TrackingError(
             f"no tracking store at {file}; run a study first, pass the studies' storage with "
-            "--storage, or set MLFLOW_TRACKING_URI to a tracking server's address"
+            f"{option('storage')}, or set MLFLOW_TRACKING_URI to a tracking server's address"
         )
     return TrackingStore(uri, None)
 
@@ -126,7 +127,9 @@ def _open_replica(tracking: str) -> "TrackingStore":
     remove = partial(shutil.rmtree, directory, ignore_errors=True)
     try:
         if not Replica(uri).restore(file, moment):
-            raise ReplicaError(f"--tracking {tracking}: there is no replica, or none that old")
+            raise ReplicaError(
+                f"{option('tracking')} {tracking}: there is no replica, or none that old"
+            )
         store = TrackingStore(f"sqlite:///{file}", None, replica=tracking)
     except BaseException:
         remove()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.store import TrackingStore
+from pipelines.wording import option
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class StudyPage:
         )
         return (
             f"This table used {own}. The study's MLflow page, report and best model still show "
-            f"{published}; use --set study=NAME to publish this table separately."
+            f"{published}; use {option('set')} study=NAME to publish this table separately."
         )
 
 

@@ -60,3 +60,9 @@ def test_errors_name_the_arguments_and_not_the_options(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message) as raised:
             call()
         assert "--" not in str(raised.value)
+
+
+def test_options_of_other_commands_keep_their_names(tmp_path: Path) -> None:
+    message = "`address` 127.0.0.1:9: nothing answers.*`ray status --address HOST:PORT`"
+    with pytest.raises(UserError, match=message):
+        Study(STUDY, storage=tmp_path).run("127.0.0.1:9")
