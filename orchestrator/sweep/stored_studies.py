@@ -1,10 +1,16 @@
 """The studies and trials that the arguments of `orchestrator.studies` name."""
 
 import argparse
-from collections.abc import Sequence
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 
 from orchestrator.storage import Storage
+from orchestrator.study.load import override_of
+from orchestrator.sweep.options import SweepOptions
 from orchestrator.tracking.queries import StudySummary, take_snapshot
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
@@ -30,6 +36,34 @@ def find_study(store: TrackingStore, name: str) -> StudySummary:
     names = sorted(study.name for study in take_snapshot(store).studies)
     advice = suggestion(name, names) if names else f"there is none in {store.display_uri}"
     raise TrackingError(f"no study is called {name!r}; {advice}")
+
+
+@contextmanager
+def recorded_study(
+    store: TrackingStore, study: StudySummary
+) -> Iterator[tuple[Path, SweepOptions]]:
+    """Yield the file of a study, and the options of its last run except its storage.
+
+    Within this context, the working directory is the one in which the study was started, and
+    modules are first looked up there: its relative paths and its own modules refer to it.
+    """
+    command = json.loads(study.command or "{}")
+    options = SweepOptions(
+        overrides=[override_of(text) for text in command.get("set", [])],
+        only=command.get("only", []),
+        address=command.get("address"),
+    )
+    directory = Path(command.get("directory", ".")).resolve()
+    sys.path.insert(0, str(directory))
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="study-") as temporary,
+            chdir(directory) if directory.is_dir() else nullcontext(),
+        ):
+            uri = f"runs:/{study.parent_id}/study.resolved.yaml"
+            yield store.download(uri, Path(temporary)), options
+    finally:
+        sys.path.remove(str(directory))
 
 
 def find_runs(store: TrackingStore, name: str, study: str | None) -> Sequence[TrialRun]:

@@ -1,25 +1,23 @@
 """The work of `orchestrator.studies`: list, follow, stop and resume the studies of a store."""
 
 import argparse
-import json
 import sys
 import tempfile
 import time
-from contextlib import chdir, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator.console import open_console, say, say_labeled
 from orchestrator.storage import Storage
-from orchestrator.study.load import override_of
 from orchestrator.sweep.command import sweep
-from orchestrator.sweep.options import SweepOptions
 from orchestrator.sweep.stored_studies import (
     find_runs,
     find_study,
     local_storage,
     open_store,
+    recorded_study,
 )
 from orchestrator.sweep.study_tables import studies_table, trials_table
 from orchestrator.sweep.summary import logs_command
@@ -114,29 +112,20 @@ def _stop(options: argparse.Namespace, console: Console) -> int:
 
 def _resume(options: argparse.Namespace, console: Console) -> int:
     store = open_store(options)
-    study = find_study(store, options.study)
-    command = json.loads(study.command or "{}")
-    directory = Path(command.get("directory", "."))
-    address = options.address or command.get("address") or "local"
-    if address != (options.address or "local"):
-        say(
-            console, f"on the cluster of the last run, {address}; --address names another, or local"
+    storage = Storage.parse(options.storage).shared
+    with recorded_study(store, find_study(store, options.study)) as (file, recorded):
+        address = options.address or recorded.address or "local"
+        if address != (options.address or "local"):
+            message = f"on the cluster of the last run, {address}"
+            say(console, f"{message}; --address names another, or local")
+        sweep_options = replace(
+            recorded,
+            storage=storage,
+            address=None if address == "local" else address,
+            retry_failed=options.retry_failed,
+            retrain_stale=options.retrain_stale,
         )
-    sweep_options = SweepOptions(
-        overrides=[override_of(text) for text in command.get("set", [])],
-        only=command.get("only", []),
-        storage=Storage.parse(options.storage).shared,
-        address=None if address == "local" else address,
-        retry_failed=options.retry_failed,
-        retrain_stale=options.retrain_stale,
-    )
-    with tempfile.TemporaryDirectory() as temporary:
-        uri = f"runs:/{study.parent_id}/study.resolved.yaml"
-        file = store.download(uri, Path(temporary))
-        # The study's relative paths and modules refer to the directory in which it was started.
-        sys.path.insert(0, str(directory.resolve()))
-        with chdir(directory) if directory.is_dir() else nullcontext():
-            return sweep(file, sweep_options, console)
+        return sweep(file, sweep_options, console)
 
 
 def _relocate(options: argparse.Namespace, console: Console) -> int:

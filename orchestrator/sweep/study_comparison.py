@@ -3,10 +3,7 @@
 import argparse
 import json
 import statistics
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,9 @@ from orchestrator.console import say, say_labeled
 from orchestrator.report.cells import EMPTY, mean_and_deviation, signed
 from orchestrator.report.rows import Row
 from orchestrator.report.study_report import StudyReport
-from orchestrator.study.load import load_study, override_of
+from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
-from orchestrator.sweep.stored_studies import find_study, open_store
+from orchestrator.sweep.stored_studies import find_study, open_store, recorded_study
 from orchestrator.tracking.store import TrackingStore
 from pipelines.config import load_yaml
 from pipelines.wording import counted
@@ -75,23 +72,9 @@ def _read(store: TrackingStore, name: str) -> _Side:
     if name.endswith((".yaml", ".yml")):
         study = load_study(Path(name))
         return _Side(name, study, StudyReport(study, store).read().rows)
-    summary = find_study(store, name)
-    command = json.loads(summary.command or "{}")
-    directory = Path(command.get("directory", "."))
-    overrides = [override_of(text) for text in command.get("set", [])]
-    # The study's relative paths and modules refer to the directory in which it was started.
-    path = str(directory.resolve())
-    sys.path.append(path)
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="study-") as temporary,
-            chdir(directory) if directory.is_dir() else nullcontext(),
-        ):
-            uri = f"runs:/{summary.parent_id}/study.resolved.yaml"
-            study = load_study(store.download(uri, Path(temporary)), overrides)
-            return _Side(name, study, StudyReport(study, store).read().rows)
-    finally:
-        sys.path.remove(path)
+    with recorded_study(store, find_study(store, name)) as (file, options):
+        study = load_study(file, options.overrides)
+        return _Side(name, study, StudyReport(study, store).read().rows)
 
 
 def _setting_differences(first: Study, second: Study) -> Iterator[tuple[str, str, str]]:

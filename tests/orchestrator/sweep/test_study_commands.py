@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,11 +116,14 @@ def test_study_is_resumed_on_the_cluster_that_trained_it(
 
     def sweep(file: Path, options: SweepOptions, console: Console) -> int:
         passed.append(options)
+        assert sys.path[0] == str(Path.cwd()) == str(tmp_path)
         return 0
 
     monkeypatch.setattr(study_commands, "sweep", sweep)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")  # of another cluster
+    path = list(sys.path)
     assert main(["resume", "named", "--storage", str(tmp_path), *options]) == 0
+    assert sys.path == path
     assert passed == [
         SweepOptions([("seeds", "[1]")], ["a*"], storage=str(tmp_path), address=address)
     ]
