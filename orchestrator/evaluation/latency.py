@@ -11,7 +11,7 @@ import torch
 from rich.progress import Progress
 
 from models.latency import Latency, time_passes
-from orchestrator.evaluation.missing import Evaluations, MissingEvaluation
+from orchestrator.evaluation.missing import Evaluations, MissingEvaluation, finished_trials
 from orchestrator.evaluation.scoring import Ending, run_on_device
 from orchestrator.evaluation.trained_model import TrainedModel, to_device
 from orchestrator.scheduling.devices import worker_device
@@ -70,9 +70,8 @@ def missing_latencies(
         return
     threads = max(1, int(study.config.resources.cpus_per_worker))
     seen: set[str] = set()
-    for trial in trials:
-        run_id = run_ids.get(trial.name)
-        if run_id is None or run_id in seen:
+    for trial, run_id in finished_trials(trials, run_ids):
+        if run_id in seen:
             continue
         seen.add(run_id)
         if evaluations(run_id).get(LATENCY, {}).get("timed") != config.tag:

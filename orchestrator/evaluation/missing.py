@@ -5,7 +5,7 @@ protocol that is added later also scores trials that were trained before.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,6 +50,15 @@ class MissingEvaluation(ABC):
     ) -> str:
         """Evaluate on the connected cluster and record the result; return a summary of it. Raises
         EvaluationEndedError if `ending` returns a reason."""
+
+
+def finished_trials(
+    trials: Sequence[ResolvedTrial], run_ids: Mapping[str, str]
+) -> Iterator[tuple[ResolvedTrial, str]]:
+    """Yield the finished trials with the ids of their runs. run_ids: by trial name."""
+    for trial in trials:
+        if trial.name in run_ids:
+            yield trial, run_ids[trial.name]
 
 
 def evaluate_missing(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rich.progress import Progress
 
-from orchestrator.evaluation.missing import Evaluations, MissingEvaluation
+from orchestrator.evaluation.missing import Evaluations, MissingEvaluation, finished_trials
 from orchestrator.evaluation.records import is_current, log_scores
 from orchestrator.evaluation.scoring import Ending, count
 from orchestrator.evaluation.trained_model import TrainedModel
@@ -45,10 +45,9 @@ def missing_scores(
     A trial without a validation split is only scored under protocols that name a split.
     """
     seen: set[tuple[str, str]] = set()
-    for trial in trials:
-        run_id = run_ids.get(trial.name)
-        if run_id is None or not study.config.protocols:
-            continue
+    if not study.config.protocols:
+        return
+    for trial, run_id in finished_trials(trials, run_ids):
         recorded = evaluations(run_id)
         fingerprint = trial.dataset.manifest.fingerprint
         for name, protocol in study.config.protocols.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from orchestrator.evaluation.missing import Evaluations, MissingEvaluation
+from orchestrator.evaluation.missing import Evaluations, MissingEvaluation, finished_trials
 from orchestrator.evaluation.records import is_current, protocol_tag
 from orchestrator.evaluation.scoring import Ending, predict_files
 from orchestrator.evaluation.trained_model import TrainedModel
@@ -67,10 +67,7 @@ def missing_packages(
     protocol = submission.protocol
     config = InferenceConfig() if protocol is None else study.config.protocols[protocol].inference
     name = f"submission-{submission.benchmark}"
-    for trial in trials:
-        run_id = run_ids.get(trial.name)
-        if run_id is None:
-            continue
+    for trial, run_id in finished_trials(trials, run_ids):
         tags = evaluations(run_id).get(name, {})
         fingerprint = trial.dataset.manifest.fingerprint
         if not is_current(tags, config, fingerprint, submission.split):

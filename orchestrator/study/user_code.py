@@ -7,7 +7,7 @@ import ast
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -143,6 +143,17 @@ def modules_of(experiment: Experiment, imports: Sequence[str]) -> list[ModuleTyp
     """Return the top-level packages or modules of user code that an experiment's training needs:
     those it names, and the user code that these import."""
     return modules_named([*imports, *experiment.class_names])
+
+
+def modules_by_name(
+    experiments: Iterable[Experiment], imports: Sequence[str]
+) -> dict[str, ModuleType]:
+    """Return the user code of several experiments, as `modules_of`, by its name."""
+    return {
+        module.__name__: module
+        for experiment in experiments
+        for module in modules_of(experiment, imports)
+    }
 
 
 def modules_of_network(experiment: Experiment, imports: Sequence[str]) -> list[ModuleType]:

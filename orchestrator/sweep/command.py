@@ -23,7 +23,7 @@ from orchestrator.context import STOPPING, RunContext, StopRequest
 from orchestrator.storage import Storage, StorageError
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
-from orchestrator.study.user_code import modules_of
+from orchestrator.study.user_code import modules_by_name
 from orchestrator.sweep.options import SweepOptions
 from pipelines.data.storage import check_no_secret
 from pipelines.errors import EXIT_FAILED, EXIT_INTERRUPTED, is_disk_full
@@ -124,11 +124,8 @@ def submit(study: Study, options: SweepOptions, console: Console) -> int:
         from orchestrator.cluster.submit import check_before_submit, submit_study
     check_before_submit(study, arguments)
     check_dashboard(options.address)
-    modules = {
-        module.__name__: module
-        for trial in study.trials
-        for module in modules_of(trial.experiment, study.config.user_code)
-    }
+    experiments = (trial.experiment for trial in study.trials)
+    modules = modules_by_name(experiments, study.config.user_code)
     return submit_study(
         study.config.study,
         study.resolved,

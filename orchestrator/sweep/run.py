@@ -29,7 +29,7 @@ from orchestrator.study.resolve import (
 )
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
-from orchestrator.study.user_code import modules_of, runtime_environment
+from orchestrator.study.user_code import modules_by_name, runtime_environment
 from orchestrator.tracking.queries import (
     StoreSnapshot,
     find_experiment,
@@ -169,11 +169,8 @@ class _Prepared:
 @contextmanager
 def _prepared(study: Study, context: RunContext, plan_only: bool = False) -> Iterator[_Prepared]:
     """Resolve the trials and read the tracking store; leave the cluster at the end."""
-    modules = {
-        module.__name__: module
-        for trial in study.trials
-        for module in modules_of(trial.experiment, study.config.user_code)
-    }
+    experiments = (trial.experiment for trial in study.trials)
+    modules = modules_by_name(experiments, study.config.user_code)
     if is_cluster_file(context.address):
         cluster: Cluster = ClusterFile(context.address)
     else:

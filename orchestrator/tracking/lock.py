@@ -12,7 +12,7 @@ from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import Claim, Owner, settle
 from orchestrator.tracking.liveness import EXPIRED_SECONDS, HEARTBEAT_SECONDS
 from orchestrator.tracking.process_lock import ProcessLock, has_ended
-from orchestrator.tracking.queries import StudySummary
+from orchestrator.tracking.queries import StudySummary, find_parents
 from orchestrator.tracking.runs import ENDED_UNCLOSED, RunStatus
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from pipelines.wording import option
@@ -173,13 +173,6 @@ class StudyLock:
             tag.PROCESS_LOCK: self._process_lock.text,
         }
         self._store.set_tags(self.parent_id, tags)
-
-
-def find_parents(store: TrackingStore, experiment_id: str) -> list[Run]:
-    """Return the study's parent runs, oldest first: one, except in the moment when two processes
-    start the same study."""
-    parents = store.search([experiment_id], f"tags.`{tag.KIND}` = 'study'")
-    return sorted(parents, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
 def _request(

@@ -93,7 +93,8 @@ def take_snapshot(
     runs: dict[str, list[Run]] = {"study": [], "trial": [], "link": []}
     for run in store.search(list(names), f"tags.`{tag.KIND}` != 'none'"):
         runs[run.data.tags[tag.KIND]].append(run)
-    runs["trial"].sort(key=lambda run: (run.info.start_time, run.info.run_id))
+    runs["trial"].sort(key=_age)
+    runs["study"].sort(key=_age)
     active: set[str] = set()
     ended: set[str] = set()
     for parent in runs["study"]:
@@ -120,7 +121,9 @@ def take_snapshot(
         )
         for run in runs["trial"]
     ]
-    parents = {parent.info.experiment_id: parent for parent in runs["study"]}
+    parents: dict[str, Run] = {}
+    for parent in runs["study"]:
+        parents.setdefault(parent.info.experiment_id, parent)  # the oldest, as the lock
     by_experiment: dict[str, list[TrialRun]] = {experiment: [] for experiment in names}
     for trial in trials:
         by_experiment[trial.experiment_id].append(trial)
@@ -245,8 +248,18 @@ def _parent(store: TrackingStore, study: str) -> Run | None:
     experiment = store.client.get_experiment_by_name(study)
     if experiment is None or experiment.lifecycle_stage != "active":
         return None
-    parents = store.search([experiment.experiment_id], f"tags.`{tag.KIND}` = 'study'")
-    return max(parents, key=lambda run: run.info.start_time, default=None)
+    return next(iter(find_parents(store, experiment.experiment_id)), None)
+
+
+def find_parents(store: TrackingStore, experiment_id: str) -> list[Run]:
+    """Return the study's parent runs, oldest first: one, except in the moment when two processes
+    start the same study. The oldest is the study's."""
+    return sorted(store.search([experiment_id], f"tags.`{tag.KIND}` = 'study'"), key=_age)
+
+
+def _age(run: Run) -> tuple[int, str]:
+    """Return a key that sorts runs, oldest first."""
+    return run.info.start_time, run.info.run_id
 
 
 def study_figures(store: TrackingStore, study: str) -> dict[str, bytes]:

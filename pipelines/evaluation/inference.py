@@ -77,7 +77,6 @@ def predict(
     return torch.argmax(total, dim=1, out=prediction)
 
 
-@torch.no_grad()
 def predict_image(
     model: nn.Module,
     image: Tensor,
@@ -87,16 +86,8 @@ def predict_image(
 ) -> Tensor:
     """Return class indices, uint8 `(height, width)`, of `image`, the stored values `(height, width,
     channels)`. Raises as `predict`."""
-    training = model.training
-    model.eval()
-    try:
-        images = normalize(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device), image_format)
-        size = (image.shape[0], image.shape[1])
-        with numerics.autocast():
-            prediction = predict(model, numerics.to_memory_format(images), size, config)
-        return prediction[0].to("cpu", torch.uint8)
-    finally:
-        model.train(training)
+    prediction, _ = _predict_stored(model, image, numerics, config, image_format)
+    return prediction[0].to("cpu", torch.uint8)
 
 
 def predict_probabilities(
@@ -110,15 +101,31 @@ def predict_probabilities(
     """Return the probabilities of the classes, float32 `(classes, height, width)`, averaged over
     scales and flip, of `image`, the stored values `(height, width, channels)`. Raises as
     `predict`."""
+    _, probabilities = _predict_stored(model, image, numerics, config, image_format, classes)
+    assert probabilities is not None
+    return probabilities[0].cpu()
+
+
+@torch.no_grad()
+def _predict_stored(
+    model: nn.Module,
+    image: Tensor,
+    numerics: Numerics,
+    config: InferenceConfig | None,
+    image_format: ImageFormat,
+    classes: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the prediction of an image's stored values, `(1, height, width)`, and if `classes` is
+    given the probabilities, `(1, classes, height, width)`; see `predict`."""
     training = model.training
     model.eval()
     try:
         images = normalize(image.permute(2, 0, 1).unsqueeze(0).to(numerics.device), image_format)
         size = (image.shape[0], image.shape[1])
-        probabilities = images.new_empty((1, classes, *size))
+        probabilities = None if classes is None else images.new_empty((1, classes, *size))
         with numerics.autocast():
-            predict(model, numerics.to_memory_format(images), size, config, probabilities)
-        return probabilities[0].cpu()
+            inputs = numerics.to_memory_format(images)
+            return predict(model, inputs, size, config, probabilities), probabilities
     finally:
         model.train(training)
 

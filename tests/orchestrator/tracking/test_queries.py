@@ -1,0 +1,18 @@
+"""Queries of the tracking store."""
+
+from orchestrator.tracking import tags as tag
+from orchestrator.tracking.queries import find_parents, parent_run_id, take_snapshot
+from orchestrator.tracking.store import TrackingStore
+from orchestrator.tracking.study_run import StudyRun
+
+
+def test_oldest_of_two_runs_is_the_study(study_run: StudyRun, store: TrackingStore) -> None:
+    """Two processes may create one each when they start the same study."""
+    parent = store.client.get_run(study_run.parent_id)
+    later = store.client.create_run(
+        parent.info.experiment_id, parent.info.start_time + 1000, {tag.KIND: "study"}
+    )
+    parents = [run.info.run_id for run in find_parents(store, parent.info.experiment_id)]
+    assert parents == [study_run.parent_id, later.info.run_id]
+    assert parent_run_id(store, "tracking test") == study_run.parent_id
+    assert [each.parent_id for each in take_snapshot(store).studies] == [study_run.parent_id]
