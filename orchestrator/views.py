@@ -56,7 +56,7 @@ class PlanView:
                     "gflops": trial.cost.gflops,
                     "epochs": trial.duration.epochs,
                     "steps": trial.duration.steps,
-                    "seconds": estimate.seconds if estimate else None,
+                    "seconds": estimate.value if estimate else None,
                     "seconds_low": estimate.low if estimate else None,
                     "seconds_high": estimate.high if estimate else None,
                     "device_hours": each.device_hours,
@@ -77,7 +77,7 @@ class PlanView:
             "cost": forecast.cost,
         }
         records = [
-            {"total": name, "estimate": each.seconds, "low": each.low, "high": each.high}
+            {"total": name, "estimate": each.value, "low": each.low, "high": each.high}
             for name, each in estimates.items()
             if each is not None
         ]

@@ -96,17 +96,17 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimated amount with its 80 % interval from `low` to `high`; seconds unless scaled."""
+    """An estimated amount, in any unit, with its 80 % interval from `low` to `high`."""
 
-    seconds: float
+    value: float
     low: float
     high: float
 
     def scaled(self, factor: float) -> "Estimate":
-        return Estimate(self.seconds * factor, self.low * factor, self.high * factor)
+        return Estimate(self.value * factor, self.low * factor, self.high * factor)
 
     def plus(self, amount: float) -> "Estimate":
-        return Estimate(self.seconds + amount, self.low + amount, self.high + amount)
+        return Estimate(self.value + amount, self.low + amount, self.high + amount)
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ class Forecaster:
     def steps(self, trial: ResolvedTrial, count: int) -> float:
         """Return the seconds of a trial of `count` steps without validation."""
         calibration = self._calibrations[trial.experiment.training.precision]
-        return calibration.training(workload(trial, self._resources), count, 0).seconds
+        return calibration.training(workload(trial, self._resources), count, 0).value
 
     def study(
         self,
@@ -176,9 +176,9 @@ class Forecaster:
             if trial.identity in todo:
                 estimate = self.trial(trial, epochs_done.get(trial.identity, 0))
                 waiting[trial.identity] = Waiting(
-                    trial.identity, capacity.gang, estimate.seconds, priority[trial.identity]
+                    trial.identity, capacity.gang, estimate.value, priority[trial.identity]
                 )
-            hours = 0.0 if estimate is None else estimate.seconds * capacity.devices / 3600
+            hours = 0.0 if estimate is None else estimate.value * capacity.devices / 3600
             disk = disk_bytes(trial, self._resources.keep_checkpoints)
             forecasts.append(TrialForecast(trial, estimate, hours, disk))
         times = simulate(waiting.values(), capacity.nodes, capacity.max_concurrent)

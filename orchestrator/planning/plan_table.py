@@ -165,7 +165,7 @@ def _trials(
             f"{entry.trial.cost.gflops:.2f}",
             str(entry.trial.duration.epochs),
             str(entry.trial.duration.steps),
-            "" if entry.estimate is None else duration(entry.estimate.seconds),
+            "" if entry.estimate is None else duration(entry.estimate.value),
         ]
         rows.append(row + _wide_columns(entry) if wide else row)
     names, *others = zip(*rows, strict=True)
@@ -224,16 +224,16 @@ def _totals(plan: StudyPlan) -> Table:
         to_start = ", ".join(f"{count} x {name}" for name, count in launch.machines.items())
         table.add_row("machines", to_start or "none", "to start, besides the connected ones")
     hours = forecast.device_hours
-    table.add_row("wall time", duration(wall.seconds), f"{_interval(wall)}, for the whole command")
+    table.add_row("wall time", duration(wall.value), f"{_interval(wall)}, for the whole command")
     parts = "starting, preflight, report" if overhead.preflight else "starting, report"
     basis = "timed by earlier studies" if overhead.measured else "a rough allowance"
     table.add_row("- outside trials", duration(overhead.seconds), f"{parts}: {basis}")
     table.add_row(
-        "longest trial", duration(forecast.longest.seconds), "lower bound, however many machines"
+        "longest trial", duration(forecast.longest.value), "lower bound, however many machines"
     )
     table.add_row(
         _hours_of(placement),
-        _hours(hours.seconds),
+        _hours(hours.value),
         f"{_hours(hours.low)} to {_hours(hours.high)}",
     )
     table.add_row(
@@ -242,7 +242,7 @@ def _totals(plan: StudyPlan) -> Table:
     if forecast.cost is not None:
         cost, price = forecast.cost, study.config.resources.price_per_gpu_hour
         interval = f"{cost.low:.2f} to {cost.high:.2f}, at {price:g} per GPU-hour"
-        table.add_row("cost", f"{cost.seconds:.2f}", interval)
+        table.add_row("cost", f"{cost.value:.2f}", interval)
     if launch is not None and launch.price is not None:
         for row in _price_rows(launch.price, wall.high / 3600, study.config.limits.wall_hours):
             table.add_row(*row)

@@ -55,5 +55,5 @@ def is_worthwhile(
     """Whether the trials take more than ten times as long as a preflight run of `chosen`."""
     if not chosen:
         return False
-    training = sum(forecaster.trial(trial).seconds for trial in todo)
+    training = sum(forecaster.trial(trial).value for trial in todo)
     return training > _WORTHWHILE * sum(run_seconds(trial, forecaster) for trial in chosen)

@@ -83,7 +83,7 @@ def train(
                         ),
                         expected_seconds=forecaster.trial(
                             each.trial, max(each.logged, default=0)
-                        ).seconds,
+                        ).value,
                         priority=first[each.trial.identity],
                     )
                     for each in active.values()

@@ -299,7 +299,7 @@ def request_stop(store: TrackingStore, study: StudySummary) -> None:
 def close_abandoned(store: TrackingStore) -> None:
     """Close as KILLED the runs that ended processes left RUNNING, in every study."""
     query = f"tags.`{tag.KIND}` = 'study' and attributes.status = 'RUNNING'"
-    for parent in store.search(list(store.studies()), query):
+    for parent in store.search(list(store.experiment_names()), query):
         # Read again, because another process may have taken the study over since.
         if not store.liveness.has_ended(parent) or not _has_still_ended(store, parent):
             continue

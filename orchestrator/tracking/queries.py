@@ -85,7 +85,7 @@ def take_snapshot(
     trust_clocks: whether a process has ended if the time of its last heartbeat says so, which may
     be wrong but is known at once. Commands that train trust only heartbeats that they have watched.
     """
-    names = store.studies()
+    names = store.experiment_names()
     if study is not None:
         names = {experiment: name for experiment, name in names.items() if name == study}
         if not names:

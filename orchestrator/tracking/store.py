@@ -169,7 +169,7 @@ class TrackingStore:
         if file is not None:
             relocation.follow_moved_storage()
 
-    def studies(self) -> dict[str, str]:
+    def experiment_names(self) -> dict[str, str]:
         """Return the names of all experiments that are not deleted, by id."""
         names: dict[str, str] = {}
         token = None

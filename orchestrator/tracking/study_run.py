@@ -88,7 +88,7 @@ class StudyRun:
             tag.IDENTITY: trial.identity,
             tag.DATA: trial.dataset.manifest.fingerprint,
             **tag.cell_tags(trial),
-            tag.CLAIM: "asked",
+            tag.CLAIM: "requested",
             "mlflow.parentRunId": self.parent_id,
         }
         for name, digest in zip((tag.WEIGHTS, tag.INIT), trial.digests, strict=True):
@@ -266,7 +266,7 @@ class StudyRun:
 
     def _other_studies_run(self) -> bool:
         query = f"tags.`{tag.KIND}` = 'study' and attributes.status = 'RUNNING'"
-        parents = self.store.search(list(self.store.studies()), query)
+        parents = self.store.search(list(self.store.experiment_names()), query)
         return any(self.store.liveness.holder(parent) for parent in parents)
 
     def _close_left_behind(self, reason: str) -> None:

@@ -83,7 +83,7 @@ SUPERSEDED = f"{PREFIX}superseded"
 """`yes` if the study file was edited and no longer defines this trial; otherwise not set."""
 
 CLAIM = f"{PREFIX}claim"
-"""`asked` or `held` while processes settle which of them trains a trial of this identity."""
+"""`requested` or `held` while processes settle which of them trains a trial of this identity."""
 
 RUN = f"{PREFIX}run"
 """On a link: the id of the run that it refers to."""
@@ -113,7 +113,7 @@ can tell its end."""
 STOP = f"{PREFIX}stop"
 """On the parent: which process requested that the study stop, and when."""
 
-LOCK_REQUEST = f"{PREFIX}asking."
+LOCK_REQUEST = f"{PREFIX}request."
 """Prefix, on the parent: processes that are trying to take the study's lock."""
 
 

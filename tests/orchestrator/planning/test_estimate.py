@@ -97,8 +97,8 @@ def test_finished_trials_take_precedence_over_preflight() -> None:
 def test_training_time_adds_start_steps_and_validations() -> None:
     calibration = calibrate(measurement(SMALL, validation=2.0, start=15.0))
     estimate = calibration.training(SMALL, steps=100, validations=3)
-    assert estimate.seconds == pytest.approx(15.0 + 100 * true_step(SMALL) + 3 * 2.0)
-    assert estimate.low < estimate.seconds < estimate.high
+    assert estimate.value == pytest.approx(15.0 + 100 * true_step(SMALL) + 3 * 2.0)
+    assert estimate.low < estimate.value < estimate.high
 
 
 def test_validation_time_is_proportional_to_the_pixels() -> None:
@@ -142,7 +142,7 @@ def test_estimates_are_always_positive_and_finite(
     workloads = sample_workloads()
     calibration = calibrate(*(measurement(w, e) for w, e in zip(workloads, errors, strict=False)))
     estimate = calibration.training(replace(SMALL, gflops=gflops, batch=batch), 10, 1)
-    assert 0 < estimate.low <= estimate.seconds <= estimate.high < math.inf
+    assert 0 < estimate.low <= estimate.value <= estimate.high < math.inf
 
 
 def test_measurement_json_round_trip_and_invalid_json() -> None:

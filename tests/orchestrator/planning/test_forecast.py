@@ -34,17 +34,17 @@ def test_forecast_schedules_the_trials_on_the_nodes(file: Path) -> None:
     study, trials = resolved(file)
     forecast = forecast_of(study, trials)
     seconds = 30 + 30 * 60 + 3 * 30
-    assert [trial.estimate.seconds for trial in forecast.trials if trial.estimate] == [seconds] * 6
-    assert forecast.wall.seconds == pytest.approx(3 * seconds)
-    assert forecast.longest.seconds == pytest.approx(seconds)
-    assert forecast.device_hours.seconds == pytest.approx(6 * seconds / 3600)
+    assert [trial.estimate.value for trial in forecast.trials if trial.estimate] == [seconds] * 6
+    assert forecast.wall.value == pytest.approx(3 * seconds)
+    assert forecast.longest.value == pytest.approx(seconds)
+    assert forecast.device_hours.value == pytest.approx(6 * seconds / 3600)
     assert forecast.cost is not None
-    assert forecast.cost.seconds == pytest.approx(2 * 6 * seconds / 3600)
-    assert forecast.wall.low < forecast.wall.seconds < forecast.wall.high
+    assert forecast.cost.value == pytest.approx(2 * 6 * seconds / 3600)
+    assert forecast.wall.low < forecast.wall.value < forecast.wall.high
     # Last and best checkpoints with momentum, and a second copy of the weights of each.
     bytes_of_one = 6 * 4 * trials[0].cost.values_m * 1e6
     assert forecast.trials[0].disk == pytest.approx(bytes_of_one, rel=1e-3)
-    assert forecast_of(study, trials, cpus=6.0).wall.seconds == pytest.approx(seconds)
+    assert forecast_of(study, trials, cpus=6.0).wall.value == pytest.approx(seconds)
 
 
 def test_finished_trials_cost_nothing_and_shared_trials_count_once(file: Path) -> None:
@@ -59,7 +59,7 @@ def test_finished_trials_cost_nothing_and_shared_trials_count_once(file: Path) -
     partial = forecaster.study(
         trials, {trials[0].identity}, {trials[0].identity: 9}, priority, capacity
     )
-    assert partial.wall.seconds == pytest.approx(30 + 3 * 60 + 30)
+    assert partial.wall.value == pytest.approx(30 + 3 * 60 + 30)
     assert [trial.estimate is None for trial in partial.trials] == [False] + [True] * 5
 
 

@@ -27,10 +27,10 @@ class Process:
     def act(self) -> None:
         if self.state == "idle":
             self.store.claims[self.token] = False
-            self.state = "asked"
-        elif self.state == "asked":
+            self.state = "requested"
+        elif self.state == "requested":
             self.verdict = settle(self.token, self.store.others(self.token))
-            self.state = "asked" if self.verdict == "wait" else "decided"
+            self.state = "requested" if self.verdict == "wait" else "decided"
         elif self.state == "decided" and self.verdict == "take":
             self.store.claims[self.token] = True
             self.state = "holds"

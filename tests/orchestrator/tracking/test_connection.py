@@ -89,7 +89,7 @@ def test_processes_that_open_a_new_store_at_the_same_moment(tmp_path: Path) -> N
     """One of them dies while it creates the tables."""
     uri = f"sqlite:///{tmp_path / 'storage' / 'mlflow.db'}"
     script = "import sys; from orchestrator.tracking.store import TrackingStore as S; "
-    script += "print(len(S(sys.argv[1], None).studies()))"
+    script += "print(len(S(sys.argv[1], None).experiment_names()))"
 
     def start() -> subprocess.Popen[str]:
         command = [sys.executable, "-c", script, uri]

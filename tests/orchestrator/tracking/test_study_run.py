@@ -200,7 +200,7 @@ def test_no_tag_is_empty(study_run: StudyRun, trial: ResolvedTrial, uri: str) ->
         return values
 
     run_id = study_run.begin_trial(trial, None, None)
-    assert tags()["orchestrator.claim"] == "asked"
+    assert tags()["orchestrator.claim"] == "requested"
     study_run.start_trial(run_id, trial.code)
     study_run.end_early(run_id)
     assert tags()["orchestrator.stopped"] == "early"
