@@ -101,6 +101,7 @@ ALLOWED_IMPORTERS = {
 SHORT_MODULES = {
     "orchestrator/cluster/worker_setup.py",
     "orchestrator/study/model_cost.py",
+    "orchestrator/sweep/budget.py",
     "pipelines/data/normalization.py",
     "pipelines/data/prefetch.py",
     "pipelines/data/seeding.py",

@@ -17,11 +17,12 @@ from orchestrator.planning.reconcile import Decision, ReconcileOptions, reconcil
 from orchestrator.preflight.preflight import Preflight
 from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report, StudyReport
-from orchestrator.scheduling.budget import Budget, recorded_hours
+from orchestrator.scheduling.budget import Budget
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
+from orchestrator.sweep.budget import create_budget
 from orchestrator.sweep.evaluate_trials import evaluate_finished
 from orchestrator.sweep.figures import draw_study_figures
 from orchestrator.sweep.mirrors import check_mirrors
@@ -29,6 +30,7 @@ from orchestrator.sweep.notification import check_notifications, message, send
 from orchestrator.sweep.refresh import ReportRefresher
 from orchestrator.sweep.run_trials import train
 from orchestrator.sweep.summary import announce, register_best_trial, show_outcome, study_status
+from orchestrator.sweep.waiting import wait_for_others
 from orchestrator.tracking.links import sync_links
 from orchestrator.tracking.lock import close_abandoned
 from orchestrator.tracking.queries import StoreSnapshot, take_snapshot
@@ -39,8 +41,6 @@ from orchestrator.tracking.superseded import mark_superseded
 from pipelines.wording import counted
 
 logger = logging.getLogger(__name__)
-
-_POLL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ class SweepController:
         done = False
         try:
             decisions = self._reconcile()
-            budget = self.budget = self._create_budget()
+            budget = self.budget = create_budget(
+                self.study, self._snapshot, self.placement, self.began
+            )
             mark_superseded(study_run, self.trials, self._snapshot.trials)
             announce(self.study, self.trials, decisions, self.context.console)
             for line in self.report.read(self._snapshot).seed_caveats:
@@ -119,7 +121,10 @@ class SweepController:
                     if budget.hold_reason() is not None:
                         budget.leave_out()
                         break
-                    self._wait(decisions, budget)
+                    console, stop = self.context.console, self.context.stop
+                    wait_for_others(decisions, self._decide, budget, stop, partial(say, console))
+                    close_abandoned(self.store)  # studies that went silent during the wait
+                    self._trained_at = time.monotonic()
                 elif not self._limit_reached() and self._extend(decisions):
                     self._refresh(study_run)
                 else:
@@ -256,37 +261,6 @@ class SweepController:
             name = representative[trial.identity].name
             if name in causes:
                 self.failures[trial.name] = causes[name]
-
-    def _create_budget(self) -> Budget:
-        """Return the study's limits, minus the hours used by all trials it ever had, including
-        those that are no longer in its file."""
-        study = self.study.config
-        hours = (
-            recorded_hours(run.metrics) for run in self._snapshot.trials if run.study == study.study
-        )
-        devices = study.resources.devices(self.placement.device)
-        return Budget(study.limits, devices, sum(hours), began=self.began)
-
-    def _wait(self, decisions: Mapping[str, Decision], budget: Budget) -> None:
-        """Wait until a trial that another process is training changes its state, or a limit is
-        reached."""
-        waiting = {name for name, entry in decisions.items() if entry.action == "wait"}
-        for name in sorted(waiting):
-            run = decisions[name].run
-            if run is not None:
-                trainer = f"waiting for study {run.study!r}, which is already training {name}"
-                alias = "" if run.name == name else f" as {run.name}"
-                say(self.context.console, trainer + alias)
-        stop = self.context.stop
-        stop.graceful = True
-        while not stop.requested and budget.hold_reason() is None:
-            time.sleep(_POLL_SECONDS)
-            current = self._decide()
-            if any(current[name].action != "wait" for name in waiting):
-                break
-        stop.graceful = False
-        close_abandoned(self.store)  # studies that went silent during the wait
-        self._trained_at = time.monotonic()
 
     def _refresh(self, study_run: StudyRun) -> None:
         """Update the report in the study's run and on its page. Errors are only logged, because

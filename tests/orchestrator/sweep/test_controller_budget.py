@@ -10,14 +10,18 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cluster import refusals
-from orchestrator.context import StopRequest
+from orchestrator.context import RunContext, StopRequest
+from orchestrator.planning.reconcile import ReconcileOptions
 from orchestrator.scheduling.budget import Budget
 from orchestrator.scheduling.capacity import plan_placement
+from orchestrator.storage import Storage
 from orchestrator.study.config import Limits
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.sweep import controller as module
+from orchestrator.sweep.budget import create_budget
 from orchestrator.sweep.controller import SweepController
+from orchestrator.tracking.queries import StoreSnapshot, take_snapshot
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from orchestrator.tracking.study_run import StudyRun
 
@@ -52,37 +56,49 @@ def test_gpu_hours_include_all_earlier_trials_of_the_study(
         study_run.close("KILLED")
     study = load_study(file, [], ["one, seed 1"])
     placement = plan_placement(study.config.resources, [{"CPU": 4.0}])
-    controller = SweepController(study, None, None, placement, [], store, None, None, None)  # type: ignore[arg-type]
-    controller._reconcile()
-    budget = controller._create_budget()
+    budget = create_budget(study, take_snapshot(store), placement, began=time.monotonic())
     assert budget.device_hours == pytest.approx(2 * 3 + 2 * 5)
 
 
+def trial() -> Any:
+    return SimpleNamespace(identity="0", name="one")
+
+
 @pytest.fixture
-def waiting_controller(monkeypatch: pytest.MonkeyPatch) -> Any:
+def controller(monkeypatch: pytest.MonkeyPatch) -> SweepController:
     """Return a controller of a study with one trial, which has a limit of an hour."""
     resources = SimpleNamespace(devices=lambda device: 1)
     config = SimpleNamespace(study="ours", limits=Limits(wall_hours=1), resources=resources)
+    study: Any = SimpleNamespace(config=config)
+    placement: Any = SimpleNamespace(device="cuda")
     console = Console(file=io.StringIO(), width=200)
-    context = SimpleNamespace(console=console, log="log", preflight=True, stop=StopRequest())
-    controller: Any = object.__new__(SweepController)
-    controller.study, controller.context = SimpleNamespace(config=config), context
-    controller.placement = SimpleNamespace(device="cuda")
-    controller.planner = SimpleNamespace(disk_shortage=lambda _: "", forecaster=None)
-    controller.cluster = SimpleNamespace(start=lambda: None, logs="logs")
-    controller.store = None
-    controller.trials, controller._snapshot = [], SimpleNamespace(trials=[])
-    controller._started_after, controller.began, controller.failures = None, time.monotonic(), {}
-
+    context = RunContext(Storage(Path(), ""), None, console, Path("log"), StopRequest())
+    store: Any = None
+    cluster: Any = SimpleNamespace(start=lambda: None, logs="logs")
+    planner: Any = SimpleNamespace(disk_shortage=lambda _: "", forecaster=None)
+    report: Any = None
     monkeypatch.setattr(module, "placement_line", lambda *_: "")
     monkeypatch.setattr(module, "train", lambda *_: {})
-    return controller
+    options = ReconcileOptions()
+    return SweepController(
+        study, context, options, placement, [trial()], store, cluster, planner, report
+    )
+
+
+def train(controller: SweepController) -> Budget:
+    """Train the controller's trials; return its budget."""
+    budget = create_budget(
+        controller.study, StoreSnapshot((), ()), controller.placement, controller.began
+    )
+    study_run: Any = None
+    controller._train(study_run, controller.trials, {}, budget, lambda: None)
+    return budget
 
 
 def test_preflight_prints_why_machines_are_refused(
-    waiting_controller: Any, monkeypatch: pytest.MonkeyPatch
+    controller: SweepController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = waiting_controller.context.console.file
+    output: Any = controller.context.console.file
     refusal = "the preflight waits for machines that were refused: g6.xlarge: VcpuLimitExceeded"
 
     def check(*_: Any) -> None:
@@ -94,44 +110,18 @@ def test_preflight_prints_why_machines_are_refused(
     monkeypatch.setattr(refusals, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(refusals, "read_refusal", lambda: "g6.xlarge: VcpuLimitExceeded")
     monkeypatch.setattr(module, "Preflight", lambda *_: SimpleNamespace(check=check))
-    budget = waiting_controller._create_budget()
-    waiting_controller._train(None, [trial()], {}, budget, None)
+    train(controller)
     assert refusal in output.getvalue()
 
 
 def test_wall_hours_include_the_time_before_the_first_trial(
-    waiting_controller: Any, monkeypatch: pytest.MonkeyPatch
+    controller: SweepController, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[Any] = []
     check = SimpleNamespace(check=lambda *arguments: checked.append(arguments))
     monkeypatch.setattr(module, "Preflight", lambda *_: check)
     for hours in (0.9, 1.1):
-        waiting_controller.began = time.monotonic() - 3600 * hours
-        budget = waiting_controller._create_budget()
-        waiting_controller._train(None, [trial()], {}, budget, None)
+        controller.began = time.monotonic() - 3600 * hours
+        budget = train(controller)
     assert len(checked) == 1  # no preflight of trials that may not start
     assert "limits.wall_hours" in str(budget.hold_reason())
-
-
-def test_wait_for_the_trial_of_another_study_ends_at_a_limit(
-    waiting_controller: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waiting = {"one": SimpleNamespace(action="wait", run=None)}
-    monkeypatch.setattr(module, "_POLL_SECONDS", 0.0)
-    monkeypatch.setattr(module, "close_abandoned", lambda _: None)
-    budget = Budget(Limits(), 1)
-    polls: list[None] = []
-
-    def decide() -> Any:
-        polls.append(None)
-        if len(polls) == 3:
-            budget.hold("a limit")
-        return waiting
-
-    waiting_controller._decide = decide
-    waiting_controller._wait(waiting, budget)
-    assert len(polls) == 3
-
-
-def trial() -> Any:
-    return SimpleNamespace(identity="0", name="one")
