@@ -27,7 +27,7 @@ from orchestrator.evaluation.trained_model import (
     store_for_model,
     to_device,
 )
-from orchestrator.study.config import SCORE_LABELS
+from orchestrator.study.report_options import SCORE_LABELS
 from pipelines.config import ConfigurationError, configure, load_yaml
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import PreparedDataset, open_dataset

@@ -15,7 +15,7 @@ from orchestrator.evaluation.missing import Evaluations, MissingEvaluation, fini
 from orchestrator.evaluation.scoring import Ending, run_on_device
 from orchestrator.evaluation.trained_model import TrainedModel, to_device
 from orchestrator.scheduling.devices import worker_device
-from orchestrator.study.config import LATENCY, LatencyConfig
+from orchestrator.study.evaluation_options import LATENCY, LatencyConfig
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore

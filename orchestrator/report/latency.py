@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from orchestrator.report.cells import signed
 from orchestrator.report.rows import Row
-from orchestrator.study.config import LATENCY, LatencyConfig, StudyConfig
+from orchestrator.study.config import StudyConfig
+from orchestrator.study.evaluation_options import LATENCY, LatencyConfig
 from orchestrator.tracking.runs import TrialRun
 
 METRICS = ("latency_ms", "latency_ms_p5", "latency_ms_p95", "inference_memory_gib")

@@ -11,8 +11,9 @@ from orchestrator.report.latency import latency_notes
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
 from orchestrator.report.scores import find_score
-from orchestrator.study.config import ProfileOptions, score_label
+from orchestrator.study.config import ProfileOptions
 from orchestrator.study.published import PublishedRow
+from orchestrator.study.report_options import score_label
 from orchestrator.study.sampling import range_text
 from orchestrator.study.search_result import FILE
 from orchestrator.study.study import Study

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row
-from orchestrator.study.config import SCORE_LABELS, StudyConfig, score_label
+from orchestrator.study.config import StudyConfig
 from orchestrator.study.repetition import Repetition, fold_of
+from orchestrator.study.report_options import SCORE_LABELS, score_label
 from pipelines.data.manifest import metric_name
 from pipelines.evaluation.config import MetricConfig
 

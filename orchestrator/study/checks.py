@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.study.conditions import check_condition, conditions
-from orchestrator.study.config import LATENCY, StudyConfig
+from orchestrator.study.config import StudyConfig
+from orchestrator.study.evaluation_options import LATENCY
 from orchestrator.study.overlay import dotted_leaves, known_keys, unknown_key
 from orchestrator.study.repetition import MAX_FOLDS
 from orchestrator.study.study import Trial

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from models.registry import is_class_name
+from orchestrator.study.evaluation_options import LatencyConfig, ProtocolConfig, Submission
 from orchestrator.study.mirrors import MirrorOptions
 from orchestrator.study.notifications import NotifyOptions
 from orchestrator.study.published import (
@@ -24,54 +25,11 @@ from orchestrator.study.published import (
     References,
 )
 from orchestrator.study.repetition import MAX_FOLDS, FoldsConfig, Repetition
+from orchestrator.study.report_options import ReportOptions
 from orchestrator.study.resources import Resources
 from orchestrator.study.sampling import MAX_SAMPLES, RangeConfig, SamplesConfig
 from orchestrator.study.search_result import SearchResult
-from pipelines.data.split_names import check_split_name
-from pipelines.evaluation.config import (
-    COUNTED,
-    EvaluationConfig,
-    InferenceConfig,
-    MetricConfig,
-    checked_metrics,
-    metric_configs,
-)
-
-# Columns of the report's table.
-TABLE_COLUMNS = (
-    "miou",
-    "n",
-    "compared_to",
-    "difference",
-    "p",
-    "entered",
-    "published",
-    "published_difference",
-    "published_elsewhere",
-    "best",
-    "parameters_m",
-    "gflops",
-    "latency_ms",
-    "inference_memory_gib",
-    "images_per_second",
-    "hours",
-)
-# Under this name, the latency of a trial's network is recorded among its evaluations.
-LATENCY = "latency"
-_MAX_SIDE = 65536  # pixels
-# Labels of scores. Metrics with a key or a class of the user's own have their key.
-SCORE_LABELS = {
-    "miou": "mIoU",
-    "dice": "Dice",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "frequency_weighted_iou": "frequency-weighted IoU",
-    "boundary_f": "boundary F",
-    "boundary_iou": "boundary IoU",
-    "calibration_error": "calibration error",
-    "iou": "IoU",
-}
-OTHER_METRICS = ("memory_gib", "learning_rate", "epoch")
+from pipelines.evaluation.config import EvaluationConfig, metric_configs
 
 
 @dataclass(frozen=True)
@@ -184,140 +142,6 @@ class ConditionalConfig:
 
 
 @dataclass(frozen=True)
-class ProtocolConfig(InferenceConfig):
-    """How the last checkpoint is scored under a protocol: inference settings and a split.
-
-    split: split whose images are scored; each trial's `data.validation_split` by default.
-    metrics: metrics computed in addition to those of each trial's `evaluation`: names, or mappings
-        of `name`, `arguments` and `key`. Trials that are finished are scored again, not trained.
-    """
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    split: str | None = None
-    metrics: tuple[str | MetricConfig, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.split is not None:
-            check_split_name("split", self.split)
-        object.__setattr__(self, "metrics", checked_metrics(self.metrics))
-
-    @property
-    def inference(self) -> InferenceConfig:
-        """How the model is applied to an image."""
-        return InferenceConfig(**self._inference_settings)
-
-    @property
-    def _inference_settings(self) -> dict[str, Any]:
-        return {entry.name: getattr(self, entry.name) for entry in fields(InferenceConfig)}
-
-    def evaluation(self, training: EvaluationConfig) -> EvaluationConfig:
-        """Return how a trial is scored under the protocol. training: the trial's own evaluation
-        during training, which sets batch size and metrics; the protocol adds metrics, or replaces
-        those with the same key."""
-        added = metric_configs(self.metrics)
-        keys = {metric.key for metric in added}
-        kept = [metric for metric in metric_configs(training.metrics) if metric.key not in keys]
-        return EvaluationConfig(
-            **self._inference_settings,
-            batch=training.batch,
-            boundary=0 if "boundary_f" in keys else training.boundary,
-            metrics=(*kept, *added),
-        )
-
-
-@dataclass(frozen=True)
-class Submission:
-    """Predictions packaged for a benchmark's test server.
-
-    benchmark: benchmark whose label map format is written.
-    split: split whose images are predicted.
-    protocol: inference protocol, one of `protocols`; single scale on whole images by default.
-    """
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    benchmark: Literal["cityscapes", "ade20k"]
-    split: str = "test"
-    protocol: str | None = None
-
-    def __post_init__(self) -> None:
-        check_split_name("split", self.split)
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """Options of the study's report.
-
-    protocol: protocol of the mIoU in the table, one of `protocols`; by default, the one used for
-        validation during training.
-    expected_difference: difference in points of mIoU that the study should detect; the report
-        states how likely its seeds are to detect it. By default, the smallest published difference
-        of the study's own setting.
-    published_setting: the setting of the published values: dotted keys of the experiment, such as
-        `data.dataset`, each with a value or a list of values. Cells that differ show the published
-        values apart. By default, all published values are of the study's own setting.
-    columns: columns of the table after the variant, in this order: `miou`, `n`, `compared_to`,
-        `difference`, `p`, `entered`, `published`, `published_difference`, `published_elsewhere`,
-        `best`, `parameters_m`, `gflops`, `latency_ms`, `inference_memory_gib`, `images_per_second`,
-        `hours`, or any metric of the trials' runs, such as `dice`, `boundary_f`, `iou/pole` (these
-        under the report's protocol), the key of a metric of `evaluation.metrics`, or `memory_gib`.
-        `difference/dice` is the difference in another metric than mIoU. By default, the named ones
-        that have values.
-    class_groups: lists of classes by name, such as `thin: [pole, fence]`. `iou/thin` is then a
-        column with their mean IoU, and `difference/iou/thin` the difference in it.
-    images: number of images listed as best, and number listed as worst; 0 lists none.
-    figures: figures drawn when the study ends: `comparison` (images on which the last row and
-        `compare_to` differ most) and `features` (feature maps before and after the flows); both by
-        default.
-    """
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    protocol: str | None = None
-    expected_difference: float | None = None
-    published_setting: dict[str, Any] = field(default_factory=dict)
-    columns: tuple[str, ...] | None = None
-    class_groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    images: int = 5
-    figures: tuple[Literal["comparison", "features"], ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.expected_difference is not None and not 0 < self.expected_difference <= 100:
-            raise ValueError(
-                "expected_difference must be above 0 and at most 100 points of mIoU, received "
-                f"{self.expected_difference}"
-            )
-        if self.columns == ():
-            raise ValueError("columns must not be empty; leave it out for the default columns")
-        if self.columns is not None and len(set(self.columns)) < len(self.columns):
-            raise ValueError(f"columns must be different, received {list(self.columns)}")
-        if self.images < 0:
-            raise ValueError(f"images must not be negative, received {self.images}")
-        for name, classes in self.class_groups.items():
-            if not classes:
-                raise ValueError(f"class_groups has {name!r} without classes; name at least one")
-
-    @property
-    def differences(self) -> tuple[str, ...]:
-        """The metrics in `columns` as `difference/METRIC`."""
-        prefix = "difference/"
-        return tuple(n.removeprefix(prefix) for n in self.columns or () if n.startswith(prefix))
-
-    @property
-    def resampled_metrics(self) -> tuple[str, ...]:
-        """The metrics besides mIoU that `columns` need the statistics of each image for."""
-        groups = {f"iou/{name}" for name in self.class_groups}
-        counted = [
-            name
-            for name in self.columns or ()
-            if name in groups or (name in COUNTED and name != "miou")
-        ]
-        return tuple(dict.fromkeys((*self.differences, *counted)))
-
-
-@dataclass(frozen=True)
 class ProfileOptions:
     """Inputs of the cost counts of a `kind: profile` study, which has no data set.
 
@@ -337,36 +161,6 @@ class ProfileOptions:
             raise ValueError(
                 f"size must be a height and a width of at least 1 pixel, received {list(self.size)}"
             )
-
-
-@dataclass(frozen=True)
-class LatencyConfig:
-    """What is timed of each finished trial's network, on the device that the study trains on.
-
-    size: height and width of the images in pixels.
-    batch: number of images in one forward pass.
-    """
-
-    __pydantic_config__ = {"extra": "forbid"}
-
-    size: tuple[int, int]
-    batch: int = 1
-
-    def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise ValueError(
-                f"size must be a height and a width of at least 1 pixel, received {list(self.size)}"
-            )
-        if max(self.size) > _MAX_SIDE or self.batch > _MAX_SIDE:
-            raise ValueError(f"size and batch must be at most {_MAX_SIDE}")
-        if self.batch < 1:
-            raise ValueError(f"batch must be at least 1, received {self.batch}")
-
-    @property
-    def tag(self) -> str:
-        """The text that records with a measurement what was timed."""
-        height, width = self.size
-        return f"{height}x{width}, batch {self.batch}"
 
 
 @dataclass(frozen=True)
@@ -516,12 +310,6 @@ class StudyConfig:
             return self.first
         rows = [self.compare_to or next(iter(self.variants)), list(self.variants)[-1]]
         return tuple(dict.fromkeys(rows))
-
-
-def score_label(key: str) -> str:
-    """Return the label of a score, such as `IoU pole` of `iou/pole`."""
-    kind, _, class_name = key.partition("/")
-    return SCORE_LABELS.get(kind, kind) + f" {class_name}" * bool(class_name)
 
 
 def field_names(config: type[Any]) -> list[str]:

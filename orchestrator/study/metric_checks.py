@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from orchestrator.study.config import OTHER_METRICS, SCORE_LABELS, TABLE_COLUMNS, StudyConfig
+from orchestrator.study.config import StudyConfig
+from orchestrator.study.report_options import OTHER_METRICS, SCORE_LABELS, TABLE_COLUMNS
 from orchestrator.study.study import Trial
 from orchestrator.study.yaml_source import Problem, Source
 from pipelines.evaluation.config import COUNTED, METRICS, EvaluationConfig

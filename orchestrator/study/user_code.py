@@ -16,7 +16,7 @@ from typing import Any
 from models import LossTermConfig
 from models.registry import ClassConfig
 from models.user_code import describe
-from orchestrator.study.config import ProtocolConfig
+from orchestrator.study.evaluation_options import ProtocolConfig
 from orchestrator.study.import_closure import source_files
 from orchestrator.study.validation import check_arguments
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError

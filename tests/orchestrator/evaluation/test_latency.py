@@ -14,7 +14,7 @@ from orchestrator.evaluation import latency
 from orchestrator.evaluation.latency import missing_latencies
 from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.records import is_current
-from orchestrator.study.config import LATENCY, LatencyConfig
+from orchestrator.study.evaluation_options import LATENCY, LatencyConfig
 from orchestrator.study.load import load_study
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study

@@ -18,7 +18,8 @@ from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.records import protocol_tag
 from orchestrator.evaluation.submissions import missing_packages
-from orchestrator.study.config import EarlyStopping, ProtocolConfig
+from orchestrator.study.config import EarlyStopping
+from orchestrator.study.evaluation_options import ProtocolConfig
 from orchestrator.study.resolve import check_classes, check_protocols
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.study.config import LATENCY, LatencyConfig
+from orchestrator.study.evaluation_options import LATENCY, LatencyConfig
 from orchestrator.study.load import load_study
 from orchestrator.tracking.store import TrackingStore, tracking_uri
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
