@@ -22,9 +22,10 @@ from orchestrator.tracking.descriptions import trial_note
 from orchestrator.tracking.queries import history
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.study_run import StudyRun
+from orchestrator.training.early_stopping import EarlierScores
 from orchestrator.training.job import job_of, ranked_among
 from orchestrator.training.stop_file import StopFile, stop_file
-from orchestrator.training.tuner import EarlierScores, run_jobs
+from orchestrator.training.tuner import run_jobs
 from pipelines.data.manifest import metric_name
 
 

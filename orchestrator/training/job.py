@@ -1,6 +1,8 @@
 """The job of training one trial: everything that its driver and its workers need to know."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.storage import Storage
@@ -102,3 +104,8 @@ def job_of(
         storage=storage.at("trials"),
         ranked_among=ranked_among(trial),
     )
+
+
+def is_last(job: Job, result: Mapping[str, Any]) -> bool:
+    """Whether a report is that of the job's last epoch."""
+    return bool(result.get("epoch") == job.epochs)
