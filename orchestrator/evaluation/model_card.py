@@ -1,7 +1,4 @@
-"""The model card of an exported model: `README.md` as a Hugging Face hub reads it.
-
-See https://huggingface.co/docs/hub/model-cards for the metadata.
-"""
+"""The model card of an exported model: `README.md` as a Hugging Face hub reads it."""
 
 import hashlib
 import re
@@ -10,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
+from orchestrator.evaluation.hub_metadata import TITLES, dataset_name, hub_metadata, ordered
 from orchestrator.evaluation.recorded_scores import RecordedScores
 from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.tracking.runs import TrialRun
@@ -22,16 +19,6 @@ from pipelines.network.config import NetworkConfig
 
 CARD = "README.md"
 
-# Names of published data sets on the hub. Others may be private, or unknown there.
-_ON_THE_HUB = {"cityscapes": "cityscapes", "ade20k": "scene_parse_150"}
-_TITLES = {
-    "miou": "mIoU",
-    "dice": "Dice",
-    "pixel_accuracy": "Pixel accuracy",
-    "mean_accuracy": "Mean accuracy",
-    "frequency_weighted_iou": "Frequency-weighted IoU",
-}
-_HUB_METRICS = {"miou": "mean_iou", "pixel_accuracy": "accuracy"}
 _CHECKPOINTS = {
     "last": "This is the last checkpoint of the training; it was not selected by its score.",
     "best": "This checkpoint was selected as the best on the validation split, so its score there "
@@ -95,8 +82,9 @@ def model_card(
 ) -> str:
     """Return the text of the card. run: that trained the model; None if it is not known."""
     classes = model.class_list
+    metadata = hub_metadata(model, scores, options.name, options.license, options.files)
     sections = [
-        f"---\n{dump_yaml(_metadata(model, scores, options))}---",
+        f"---\n{dump_yaml(metadata)}---",
         f"# {_text(options.name)}",
         f"Semantic segmentation of {len(classes.classes)} classes of {_text(classes.dataset)}, "
         f"trained with segmentation-orchestrator: {_network(model)}.",
@@ -125,68 +113,14 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _metadata(
-    model: TrainedModel, scores: Sequence[RecordedScores], options: CardOptions
-) -> dict[str, Any]:
-    dataset = model.class_list.dataset
-    tags = ["semantic-segmentation", "pytorch"] + ["onnx"] * ("onnx" in options.files)
-    metadata: dict[str, Any] = {
-        "library_name": "segmentation-orchestrator",
-        "pipeline_tag": "image-segmentation",
-        "tags": tags,
-    }
-    if options.license is not None:
-        metadata["license"] = options.license
-    if dataset in _ON_THE_HUB:
-        metadata["datasets"] = [_ON_THE_HUB[dataset]]
-    results = [_result(model, each) for each in scores if each.overall]
-    if results:
-        metadata["model-index"] = [{"name": options.name, "results": results}]
-    return metadata
-
-
-def _result(model: TrainedModel, scores: RecordedScores) -> dict[str, Any]:
-    name = _dataset(model, scores)
-    described: dict[str, Any] = {
-        "name": name,
-        "type": _ON_THE_HUB.get(name, name),
-        "split": scores.split,
-    }
-    if scores.name:
-        described["config"] = scores.name
-    described["args"] = {"fingerprint": scores.fingerprint, "protocol": scores.protocol}
-    if scores.images is not None:
-        described["args"]["images"] = scores.images
-    return {
-        "task": {"type": "image-segmentation", "name": "Semantic segmentation"},
-        "dataset": described,
-        "metrics": [
-            {"type": _HUB_METRICS.get(key, key), "value": value, "name": _TITLES.get(key, key)}
-            for key, value in _ordered(scores.overall)
-        ],
-    }
-
-
-def _ordered(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Return the metrics from pixel counts in their usual order, then the others."""
-    keys = [*(key for key in COUNTED if key in metrics), *sorted(metrics.keys() - {*COUNTED})]
-    return [(key, metrics[key]) for key in keys]
-
-
-def _dataset(model: TrainedModel, scores: RecordedScores) -> str:
-    """Return the name of the data set of a score; a part of its fingerprint if it is another."""
-    classes = model.class_list
-    return classes.dataset if scores.fingerprint == classes.fingerprint else scores.fingerprint[:12]
-
-
 def _score_tables(model: TrainedModel, scores: Sequence[RecordedScores]) -> list[str]:
     if not scores:
         return ["No scores are recorded with this model.", _class_table(model, [])]
-    keys = dict.fromkeys(key for each in scores for key, _ in _ordered(each.overall))
-    titles = [f"{_TITLES[key]} %" if key in _TITLES else key for key in keys]
+    keys = dict.fromkeys(key for each in scores for key, _ in ordered(each.overall))
+    titles = [f"{TITLES[key]} %" if key in TITLES else key for key in keys]
     rows = [
         (
-            f"{_dataset(model, each)} {each.split}",
+            f"{dataset_name(model, each)} {each.split}",
             each.name or "validation",
             each.protocol,
             "?" if each.images is None else each.images,
