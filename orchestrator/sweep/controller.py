@@ -31,8 +31,8 @@ from orchestrator.sweep.refresh import ReportRefresher
 from orchestrator.sweep.run_trials import train
 from orchestrator.sweep.summary import announce, register_best_trial, show_outcome, study_status
 from orchestrator.sweep.waiting import wait_for_others
+from orchestrator.tracking.abandoned import close_abandoned
 from orchestrator.tracking.links import sync_links
-from orchestrator.tracking.lock import close_abandoned
 from orchestrator.tracking.queries import StoreSnapshot, take_snapshot
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore

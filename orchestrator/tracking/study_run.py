@@ -12,9 +12,10 @@ from typing import Any
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking import tags as tag
+from orchestrator.tracking.abandoned import close_abandoned
 from orchestrator.tracking.claims import Claim, settle
 from orchestrator.tracking.descriptions import outcome_note, run_name, study_note, with_outcome
-from orchestrator.tracking.lock import StudyLock, StudyLockLostError, close_abandoned
+from orchestrator.tracking.lock import StudyLock, StudyLockLostError
 from orchestrator.tracking.mlflow_view import VIEW_TAG, study_view
 from orchestrator.tracking.queries import find_experiment, take_snapshot
 from orchestrator.tracking.runs import ENDED_UNCLOSED, FIGURES, RunStatus, TrialRun, timestamp
