@@ -104,7 +104,8 @@ def _record(file: Path, storage: Path, foreign: int) -> None:
     from orchestrator.scheduling.devices import worker_device
     from orchestrator.study.load import load_study
     from orchestrator.study.resolve import resolve_trials
-    from orchestrator.tracking.store import TrackingStore, tracking_uri
+    from orchestrator.tracking.open_store import tracking_uri
+    from orchestrator.tracking.store import TrackingStore
     from orchestrator.tracking.study_run import StudyRun
 
     study = load_study(file)

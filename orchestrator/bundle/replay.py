@@ -25,9 +25,10 @@ from orchestrator.report.study_report import StudyReport
 from orchestrator.study.resolved import absolute
 from orchestrator.study.study import Study, Trial
 from orchestrator.tracking.connection import database_file
+from orchestrator.tracking.open_store import open_existing_store, tracking_uri
 from orchestrator.tracking.queries import history, take_snapshot
 from orchestrator.tracking.runs import TrialRun
-from orchestrator.tracking.store import TrackingStore, open_existing_store, tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.counts import read_counts
 from pipelines.network.precision import Precision

@@ -20,7 +20,8 @@ from orchestrator.study.overlay import read_experiment
 from orchestrator.study.user_code import import_modules
 from orchestrator.study.validation import validate
 from orchestrator.study.yaml_source import Source, read_yaml
-from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
+from orchestrator.tracking.open_store import open_existing_store
+from orchestrator.tracking.store import TrackingError, TrackingStore
 from pipelines.data.dataset import PreparedDataset
 from pipelines.data.image_format import ImageFormat
 from pipelines.errors import UserError

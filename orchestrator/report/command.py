@@ -70,7 +70,7 @@ def open_report(study: Study, storage: Path, tracking: str | None) -> "StudyRepo
     """Return the report of a study from its tracking store; see `open_existing_store`."""
     with importing_libraries():  # a broken study is reported before
         from orchestrator.report.study_report import StudyReport
-        from orchestrator.tracking.store import open_existing_store
+        from orchestrator.tracking.open_store import open_existing_store
     costs: Mapping[str, ModelCost] = {}
     if study.config.kind == "profile":
         from orchestrator.study.profile_costs import profile_costs  # builds the networks with torch

@@ -10,8 +10,8 @@ from orchestrator.context import RunContext
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.profile_costs import profile_costs
 from orchestrator.study.study import Study
+from orchestrator.tracking.open_store import open_store
 from orchestrator.tracking.queries import find_experiment
-from orchestrator.tracking.store import open_store
 from orchestrator.tracking.study_run import StudyRun
 
 

@@ -30,13 +30,14 @@ from orchestrator.study.resolve import (
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_by_name, runtime_environment
+from orchestrator.tracking.open_store import open_store
 from orchestrator.tracking.queries import (
     StoreSnapshot,
     find_experiment,
     shared_file_warning,
     take_snapshot,
 )
-from orchestrator.tracking.store import TrackingStore, open_store, without_password
+from orchestrator.tracking.store import TrackingStore, without_password
 from orchestrator.tracking.user_uri import uncounted_uri
 from pipelines.machine import core_limit
 from pipelines.preparation.embedded import EMBEDDED

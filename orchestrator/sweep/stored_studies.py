@@ -11,9 +11,10 @@ from pathlib import Path
 from orchestrator.storage import Storage
 from orchestrator.study.load import override_of
 from orchestrator.sweep.options import SweepOptions
+from orchestrator.tracking.open_store import open_existing_store
 from orchestrator.tracking.queries import StudySummary, take_snapshot
 from orchestrator.tracking.runs import TrialRun
-from orchestrator.tracking.store import TrackingError, TrackingStore, open_existing_store
+from orchestrator.tracking.store import TrackingError, TrackingStore
 from pipelines.data.storage import check_no_secret
 from pipelines.wording import suggestion
 

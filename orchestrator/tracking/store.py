@@ -4,14 +4,10 @@ import math
 import os
 import re
 import shlex
-import shutil
 import sys
-import tempfile
 import time
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,14 +16,12 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from orchestrator.storage import Storage
 from orchestrator.tracking import relocation
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.connection import connect, database_file
 from orchestrator.tracking.datasets import DatasetKey, dataset_input
 from orchestrator.tracking.liveness import Liveness
 from orchestrator.tracking.mlflow_view import report_path, runs_path
-from orchestrator.tracking.replica import Replica, ReplicaError, parse_moment
 from orchestrator.tracking.runs import (
     RunStatus,
     TrialRun,
@@ -36,15 +30,13 @@ from orchestrator.tracking.runs import (
     shown_end,
     timestamp,
 )
-from orchestrator.tracking.user_uri import chosen_uri, global_uri
+from orchestrator.tracking.user_uri import global_uri
 from pipelines.data.manifest import metric_name
 from pipelines.errors import UserError
-from pipelines.wording import option
 
 if TYPE_CHECKING:
     from pipelines.data.dataset import PreparedDataset
 
-_MLFLOW_SCHEMES = ("http:", "https:", "sqlite:", "postgresql", "mysql", "databricks")
 _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1000
 _NOT_FOUND = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
@@ -67,75 +59,6 @@ def now_ms() -> int:
 def without_password(uri: str) -> str:
     """Return a tracking URI that is safe to print and store."""
     return re.sub(r"(://[^:/?#@]*):[^/?#]*@", r"\1@", uri)
-
-
-def tracking_uri(storage: Path) -> str:
-    """Return `MLFLOW_TRACKING_URI` if set, else the SQLite file in the storage.
-
-    Raises TrackingError if no URI can name that file.
-    """
-    if uri := chosen_uri():
-        return uri
-    if "?" in str(storage):
-        raise TrackingError(
-            f"storage {storage}: MLflow takes the part after '?' for options of the database; "
-            "choose a path without '?'"
-        )
-    return f"sqlite:///{storage / 'mlflow.db'}"
-
-
-def open_store(storage: Storage) -> "TrackingStore":
-    """Open the store at `MLFLOW_TRACKING_URI` if set, else the SQLite file in the local storage.
-
-    Raises TrackingError if the storage is a URI and no tracking server is set.
-    """
-    uri = tracking_uri(storage.local)
-    if storage.is_remote and uri.startswith("sqlite:"):
-        raise TrackingError(
-            f"{option('storage')} {storage.shared} cannot hold a tracking store; set "
-            "MLFLOW_TRACKING_URI to a tracking server's address"
-        )
-    artifacts = None if uri.startswith("http") else storage.local / relocation.ARTIFACTS
-    return TrackingStore(uri, artifacts, locks=storage.local / "locks")
-
-
-def open_existing_store(storage: Path, tracking: str | None = None) -> "TrackingStore":
-    """Open the store at `tracking`, else at `MLFLOW_TRACKING_URI`, else the SQLite file in
-    `storage`, which must exist.
-
-    tracking: a tracking URI of MLflow, or `s3://BUCKET/tracking/NAME[@TIME]`, a replica.
-    Raises TrackingError if there is no such file or the server cannot be reached, ReplicaError if a
-    replica cannot be read.
-    """
-    if tracking and not tracking.startswith(_MLFLOW_SCHEMES):
-        return _open_replica(tracking)
-    uri = tracking or tracking_uri(storage)
-    file = database_file(uri)
-    if file is not None and not file.exists():
-        raise TrackingError(
-            f"no tracking store at {file}; run a study first, pass the studies' storage with "
-            f"{option('storage')}, or set MLFLOW_TRACKING_URI to a tracking server's address"
-        )
-    return TrackingStore(uri, None)
-
-
-def _open_replica(tracking: str) -> "TrackingStore":
-    """Restore a replica into a temporary file and open that, to be read only."""
-    uri, moment = parse_moment(tracking)
-    directory = tempfile.mkdtemp(prefix="replica-")
-    file = Path(directory) / "mlflow.db"
-    remove = partial(shutil.rmtree, directory, ignore_errors=True)
-    try:
-        if not Replica(uri).restore(file, moment):
-            raise ReplicaError(
-                f"{option('tracking')} {tracking}: there is no replica, or none that old"
-            )
-        store = TrackingStore(f"sqlite:///{file}", None, replica=tracking)
-    except BaseException:
-        remove()
-        raise
-    weakref.finalize(store, remove)
-    return store
 
 
 class TrackingStore:

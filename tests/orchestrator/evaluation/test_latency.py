@@ -19,7 +19,8 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.yaml_source import StudyError
-from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.open_store import tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.model_directory import write_model_directory
 from pipelines.network.build import build_network

@@ -23,7 +23,8 @@ from orchestrator.study.evaluation_options import ProtocolConfig
 from orchestrator.study.resolve import check_classes, check_protocols
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
-from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.open_store import tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.data.dataset import DatasetError
 from pipelines.data.loading import EvaluationBatches

@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator.study.evaluation_options import LATENCY, LatencyConfig
 from orchestrator.study.load import load_study
-from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.open_store import tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
 
 pytestmark = pytest.mark.usefixtures("own_store")

@@ -13,8 +13,9 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.tracking.claims import Owner
 from orchestrator.tracking.links import sync_links
+from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.queries import take_snapshot
-from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.network.build import build_network
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS

@@ -9,7 +9,8 @@ from orchestrator.report.results import Result
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study
 from orchestrator.study.resolved import ResolvedTrial
-from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.open_store import tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from pipelines.evaluation.config import InferenceConfig
 from tests.support.fabricated_studies import (
     FEW,

@@ -12,7 +12,7 @@ from orchestrator.report.__main__ import main
 from orchestrator.report.caveats import row_names
 from orchestrator.study.load import load_study
 from orchestrator.study.search_result import FILE
-from orchestrator.tracking.store import tracking_uri
+from orchestrator.tracking.open_store import tracking_uri
 from tests.support.fabricated_studies import FEW, fabricate, report_of, write_study
 
 pytestmark = pytest.mark.usefixtures("own_store")

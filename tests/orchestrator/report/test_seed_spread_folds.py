@@ -14,7 +14,8 @@ from orchestrator.report.breakdown import image_list
 from orchestrator.report.classes import heat_map
 from orchestrator.report.study_report import Report, StudyReport
 from orchestrator.study.load import load_study
-from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.open_store import tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from tests.support.fabricated_studies import PLAIN, fabricate, report_of, write_study
 
 SEEDS, FOLDS = (0, 1), 3

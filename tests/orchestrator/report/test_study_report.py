@@ -24,7 +24,8 @@ from orchestrator.report.study_report import StudyReport, write_documents
 from orchestrator.report.table import main_table
 from orchestrator.study.load import load_study
 from orchestrator.study.profile_costs import profile_costs
-from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.open_store import tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from pipelines.preparation.embedded import prepare_streets
 from tests.support.fabricated_studies import FEW as CITIES
 from tests.support.fabricated_studies import PLAIN, fabricate, report_of, write_study

@@ -28,8 +28,9 @@ from orchestrator.sweep.controller import SweepController
 from orchestrator.sweep.run import study_report
 from orchestrator.tracking import lock
 from orchestrator.tracking.claims import Owner
+from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.runs import RunStatus
-from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.evaluation.config import EvaluationConfig
 

@@ -21,8 +21,9 @@ from orchestrator.study.resolve import resolve_trials
 from orchestrator.sweep import controller as module
 from orchestrator.sweep.budget import create_budget
 from orchestrator.sweep.controller import SweepController
+from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.queries import StoreSnapshot, take_snapshot
-from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 
 STUDY = """\

@@ -24,7 +24,8 @@ from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.sweep.progress import StudyProgress, TrialProgress
 from orchestrator.sweep.recorder import ActiveTrial, Recorder
-from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.open_store import tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from orchestrator.training.failures import Failure
 from orchestrator.training.stop_file import StopFile

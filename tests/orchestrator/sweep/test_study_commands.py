@@ -14,7 +14,8 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.sweep import study_commands
 from orchestrator.sweep.options import SweepOptions
-from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.open_store import tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from orchestrator.training.worker_logs import output_directory, output_file
 from tests.support.tracked_trials import finish

@@ -9,9 +9,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
-from orchestrator.storage import Storage
 from orchestrator.study.resolved import ResolvedTrial
-from orchestrator.tracking.store import TrackingError, TrackingStore, open_store
+from orchestrator.tracking.store import TrackingError, TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from tests.support.tracked_trials import finish
 
@@ -84,19 +83,6 @@ def test_unusable_store_is_named() -> None:
         TrackingStore("nonsense://x", None)
 
 
-def test_bucket_cannot_hold_the_tracking_store(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    storage = Storage.parse("s3://bucket/x")
-    with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_URI"):
-        open_store(storage)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'file.db'}")
-    with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_URI"):
-        open_store(storage)  # a local file is not a server
-
-
 def test_password_of_the_tracking_server_is_not_shown() -> None:
     store = object.__new__(TrackingStore)
     store.replica = None
@@ -110,9 +96,3 @@ def test_password_of_the_tracking_server_is_not_shown() -> None:
     ]
     store.tracking_uri = "sqlite:////storage/mlflow.db"
     assert store.display_uri == store.tracking_uri
-
-
-def test_storage_that_no_uri_can_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match=r"choose a path without '\?'"):
-        open_store(Storage.parse(str(tmp_path / "what?")))
-    assert not (tmp_path / "what").exists()

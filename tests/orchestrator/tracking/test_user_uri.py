@@ -12,7 +12,8 @@ from mlflow.tracking._tracking_service import utils as service
 
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking.models import register_best
-from orchestrator.tracking.store import TrackingStore, tracking_uri
+from orchestrator.tracking.open_store import tracking_uri
+from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from orchestrator.tracking.user_uri import global_uri, uncounted_uri
 from tests.support.tracked_trials import finish

@@ -1,0 +1,28 @@
+"""Storages that cannot hold a tracking store."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.storage import Storage
+from orchestrator.tracking.open_store import open_store
+from orchestrator.tracking.store import TrackingError
+
+
+def test_bucket_cannot_hold_the_tracking_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    storage = Storage.parse("s3://bucket/x")
+    with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_URI"):
+        open_store(storage)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'file.db'}")
+    with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_URI"):
+        open_store(storage)  # a local file is not a server
+
+
+def test_storage_that_no_uri_can_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match=r"choose a path without '\?'"):
+        open_store(Storage.parse(str(tmp_path / "what?")))
+    assert not (tmp_path / "what").exists()
