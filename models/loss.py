@@ -85,7 +85,7 @@ class SegmentationLoss(nn.Module):
         """Return the total loss (scalar) and the losses that `LossTerms.names` names, `(T,)`.
 
         Args:
-            statistics: of `LossTerms`, summed over workers and parts.
+            statistics: of `LossTerms`, summed over workers and micro-batches.
             sizes: of `LossTerms`.
         """
         count = len(self.names)

@@ -1,8 +1,8 @@
-"""Losses of one output of a network, and how they add up over workers and the parts of a batch.
+"""Losses of one output of a network, and how they add up over workers and micro-batches.
 
-A loss is a function of statistics, sums over the pixels or the images of a batch. Workers and parts
-of an accumulated batch add up their statistics before the loss is computed, so it does not depend
-on how the batch is divided.
+A loss is a function of statistics, sums over the pixels or the images of a batch. Workers and
+micro-batches add up their statistics before the loss is computed, so it does not depend on how the
+batch is divided.
 """
 
 import math
@@ -140,7 +140,7 @@ class Focal(CrossEntropy):
 class ByWorker(Loss):
     """An `nn.Module` that maps logits `(N, K, H, W)` and labels to a scalar, as most libraries do.
 
-    Does not add up: it is computed for each worker and each part of an accumulated batch by itself,
+    Does not add up: it is computed for each worker and each micro-batch by itself,
     and averaged with the numbers of images as weights. Unless it is a mean over images, it depends
     on how the batch is divided. A share without a labeled pixel has value, weight and gradient 0.
     """

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Source = Literal["trial", "preflight", "probe"]
-_FORMER_SOURCES = {"canary": "preflight"}  # in measurements stored by earlier versions
+# In measurements stored by earlier versions.
+_FORMER_SOURCES = {"canary": "preflight"}
+_FORMER_QUANTITIES = {"parts": "micro_batches"}
 
 # Seconds per micro-batch, giga multiply-add, megapixel, and million exchanged parameters.
 _RULES_OF_THUMB = {
@@ -46,7 +48,7 @@ class Workload:
     gflops: multiply-adds / 1e9 of the forward pass of one crop.
     megapixels: of one crop.
     parameters_m: parameters in millions.
-    batch: global batch size over all `workers`, split into `parts` accumulation steps.
+    batch: global batch size over all `workers`, as `micro_batches`.
     evaluated_images: images of one validation.
     evaluated_megapixels: of one validation, summed over images, scales and flips.
     """
@@ -55,7 +57,7 @@ class Workload:
     megapixels: float
     parameters_m: float
     batch: int
-    parts: int
+    micro_batches: int
     workers: int
     evaluated_images: int
     evaluated_megapixels: float
@@ -88,9 +90,10 @@ class Measurement:
         try:
             values = json.loads(text)
             source = _FORMER_SOURCES.get(values["source"], values["source"])
-            workload = Workload(**values["workload"])
+            quantities = values["workload"].items()
+            workload = Workload(**{_FORMER_QUANTITIES.get(name, name): n for name, n in quantities})
             return Measurement(**{**values, "workload": workload, "source": source})
-        except (TypeError, KeyError, ValueError):
+        except (AttributeError, TypeError, KeyError, ValueError):
             return None
 
 
@@ -194,11 +197,11 @@ class Calibration:
 def _features(workload: Workload) -> NDArray[np.float64]:
     """Return the features of a step, shape (4,); times the coefficients they give its seconds."""
     images = workload.batch / workload.workers
-    if workload.parts > 1:  # the kept pixels are counted in an additional forward pass
+    if workload.micro_batches > 1:  # the kept pixels are counted in an additional forward pass
         images *= 1 + _FORWARD_SHARE
     exchanged = workload.parameters_m if workload.workers > 1 else 0.0
     return np.array(
-        [workload.parts, images * workload.gflops, images * workload.megapixels, exchanged]
+        [workload.micro_batches, images * workload.gflops, images * workload.megapixels, exchanged]
     )
 
 

@@ -62,7 +62,7 @@ def workload(trial: ResolvedTrial, resources: Resources) -> Workload:
         megapixels=height * width / 1e6,
         parameters_m=trial.cost.parameters_m,
         batch=experiment.training.batch,
-        parts=experiment.training.accumulation,
+        micro_batches=experiment.training.accumulation,
         workers=resources.fewest_workers,
         evaluated_images=images,
         evaluated_megapixels=megapixels,

@@ -269,7 +269,8 @@ def check_workers(config: StudyConfig, trials: Sequence[Trial], source: Source) 
         training = trial.experiment.training
         images = training.batch // training.accumulation
         if images < workers:
-            parts = f" in {training.accumulation} parts" if training.accumulation > 1 else ""
+            accumulation = training.accumulation
+            parts = f" in {accumulation} micro-batches" if accumulation > 1 else ""
             message = (
                 f"`resources.workers` is {workers}, but {trial.name} has a batch of "
                 f"{training.batch}{parts}; use at most {images} workers"

@@ -64,7 +64,7 @@ class TrainingBatches:
         rank, world: rank of this worker and number of workers.
         threads, ahead: number of loading threads and of prefetched batches.
         pin: return batches in pinned memory, for a GPU.
-        parts: batches per step.
+        micro_batches: batches per step.
 
     Raises:
         BatchSizeError: a global batch has fewer samples than there are workers.
@@ -82,12 +82,14 @@ class TrainingBatches:
         threads: int = 2,
         ahead: int = 4,
         pin: bool = False,
-        parts: int = 1,
+        micro_batches: int = 1,
     ) -> None:
         uniform = ClassUniform(data.class_uniform, split.centroids) if data.class_uniform else None
         if uniform is not None and not len(uniform.centroids):
             raise DatasetError("class_uniform needs labels, but no sample of the split has one")
-        self.batches = GlobalBatches(len(split), seed, global_batch, rank, world, uniform, parts)
+        self.batches = GlobalBatches(
+            len(split), seed, global_batch, rank, world, uniform, micro_batches
+        )
         self._split = split
         self._data = data
         self._threads = threads

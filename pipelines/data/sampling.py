@@ -68,10 +68,10 @@ class GlobalBatches:
     """The global batches of an epoch over `samples` samples, and the rows of each for one worker.
 
     An epoch has as many draws as samples: a permutation keyed by (seed, epoch), of which
-    `class_uniform` replaces a fraction. The last step, of `parts` batches, is filled up with the
-    epoch's first draws, as further occurrences (other crops) of their samples, so that every step
-    is full and no draw is skipped. Of each global batch of B, worker r of W takes rows r*B//W to
-    (r+1)*B//W; W need not divide B.
+    `class_uniform` replaces a fraction. The last step, of `micro_batches` batches, is filled up
+    with the epoch's first draws, as further occurrences (other crops) of their samples, so that
+    every step is full and no draw is skipped. Of each global batch of B, worker r of W takes rows
+    r*B//W to (r+1)*B//W; W need not divide B.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class GlobalBatches:
         rank: int = 0,
         world: int = 1,
         class_uniform: ClassUniform | None = None,
-        parts: int = 1,
+        micro_batches: int = 1,
     ) -> None:
         if samples < 1:
             raise ValueError(f"an epoch needs at least 1 sample, received {samples}")
@@ -99,11 +99,11 @@ class GlobalBatches:
         self.rank = rank
         self.world = world
         self.class_uniform = class_uniform
-        self.parts = parts
+        self.micro_batches = micro_batches
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        return -(-self.samples // (self.batch * self.parts)) * self.parts
+        return -(-self.samples // (self.batch * self.micro_batches)) * self.micro_batches
 
     def epoch(self, epoch: int, first_step: int = 0) -> list[Draws]:
         """Return this worker's rows of every batch of `epoch`, starting at `first_step`."""
@@ -112,7 +112,7 @@ class GlobalBatches:
         high = (self.rank + 1) * self.batch // self.world
         return [
             draws[index * self.batch + low : index * self.batch + high]
-            for index in range(first_step * self.parts, len(self))
+            for index in range(first_step * self.micro_batches, len(self))
         ]
 
     def _draws(self, epoch: int) -> Draws:

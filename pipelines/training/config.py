@@ -104,9 +104,9 @@ class TrainingConfig:
     steps: number of optimizer steps, instead of `epochs`; the last epoch is then usually shorter.
         Validation and checkpoints are still by epoch.
     batch: images per step, over all workers.
-    accumulation: number of parts in which a batch is processed, to save memory. The loss is the
-        mean over the pixels of all parts, but batch norm normalizes each part by itself, which
-        affects the result. Above 1, a step takes an additional forward pass.
+    accumulation: number of micro-batches in which a batch is processed, to save memory. The loss is
+        the mean over the pixels of the whole batch, but batch norm normalizes each micro-batch by
+        itself, which affects the result. Above 1, a step takes an additional forward pass.
     optimizer: `sgd`, `adamw`, or `package.module:Class`; or a mapping with arguments and groups of
         parameters.
     learning_rate: highest learning rate.

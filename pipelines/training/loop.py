@@ -96,7 +96,7 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class _StepTotals:
-    """The loss of a step over all workers and parts.
+    """The loss of a step over all workers and micro-batches.
 
     names: of the T loss terms. gradient: `(S,)`, of the total loss with respect to the statistics,
     on the device. losses_and_votes: the total loss, each term's loss, and the number of workers
@@ -189,7 +189,7 @@ class Training:
             threads=self.threads,
             ahead=max(4, self.threads),
             pin=device.type == "cuda",
-            parts=config.accumulation,
+            micro_batches=config.accumulation,
         )
         self.validation: EvaluationBatches | None = None
         if data.validation_split is not None:
@@ -317,7 +317,7 @@ class Training:
         config, position = self.experiment.training, self.position
         steps = self.duration.steps_in(position.epoch)
         steps_before = self.duration.steps_before(position.epoch)
-        parts = prefetch_to_device(
+        micro_batches = prefetch_to_device(
             self.batches.epoch(position.epoch, position.step),
             self.augmentation,
             self.numerics.device,
@@ -329,9 +329,9 @@ class Training:
             rate = self.learning_rate.at(position.epoch, position.step)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group.get(RATE_FACTOR, 1.0)
-            parts_of_step = list(islice(parts, config.accumulation))
+            in_step = list(islice(micro_batches, config.accumulation))
             with self._naming_memory_settings():
-                names, losses, stopped = self._step(parts_of_step, rate, stop())
+                names, losses, stopped = self._step(in_step, rate, stop())
             if not self._has_stepped:
                 check_buffers_agree(self.group, self.model)
                 self._has_stepped = True
@@ -367,35 +367,37 @@ class Training:
             yield
         except MemoryError as error:
             raise MemoryError(
-                f"a step with training.batch {config.batch} in {config.accumulation} parts and "
-                f"data.crop {list(crop)} ({describe(error)})"
+                f"a step with training.batch {config.batch} in {config.accumulation} "
+                f"micro-batches and data.crop {list(crop)} ({describe(error)})"
             ) from error
 
     def _step(
-        self, parts: list[TrainingBatch], rate: float, stop: bool
+        self, micro_batches: list[TrainingBatch], rate: float, stop: bool
     ) -> tuple[list[str], list[float], bool]:
-        """Take one optimizer step on the parts of a global batch.
+        """Take one optimizer step on the micro-batches of a global batch.
 
         Returns the names of the loss terms; the total loss and each term, as means over the global
         batch; and whether `stop` is true on any worker, which is reduced together with the losses.
         """
         self.optimizer.zero_grad(set_to_none=True)
         totals: _StepTotals | None = None
-        if len(parts) > 1:
-            totals = self._reduce(self._whole_batch(parts), stop)
-        for index, part in enumerate(parts):
-            last = index == len(parts) - 1
+        if len(micro_batches) > 1:
+            totals = self._reduce(self._whole_batch(micro_batches), stop)
+        for index, micro_batch in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
             with nullcontext() if last else self._without_gradient_sync():
-                terms = self._loss_terms(index, part)
+                terms = self._loss_terms(index, micro_batch)
                 if totals is None:
                     totals = self._reduce(terms, stop)
-                # The chain rule: the statistics of all parts and workers add up to the batch's.
+                # The chain rule: the statistics of all micro-batches and workers add up.
                 terms.statistics.backward(gradient=totals.gradient)
-        assert totals is not None, "a batch has at least one part"
+        assert totals is not None, "a batch has at least one micro-batch"
         # The only time that the host waits in a step: for the losses, while backward still runs.
         *losses, stop_votes = totals.losses_and_votes.values()
         if not math.isfinite(losses[0]):
-            samples = ", ".join(name for part in parts for name in part.identifiers)
+            samples = ", ".join(
+                name for micro_batch in micro_batches for name in micro_batch.identifiers
+            )
             raise NonFiniteLossError(
                 f"loss {losses[0]} in epoch {self.position.epoch + 1}, step "
                 f"{self.position.step + 1} at learning rate {rate:g}, samples {samples}"
@@ -419,29 +421,32 @@ class Training:
         losses = torch.cat([loss.detach().reshape(1), per_term.detach(), votes])
         return _StepTotals(terms.names, gradient, HostCopy(losses))
 
-    def _loss_terms(self, index: int, part: TrainingBatch) -> LossTerms:
-        """Return this worker's loss terms for the part `index` of the current step's batch."""
-        set_sample_keys(self.model, part.sample_keys)
+    def _loss_terms(self, index: int, micro_batch: TrainingBatch) -> LossTerms:
+        """Return this worker's loss terms for the micro-batch `index` of the current step."""
+        set_sample_keys(self.model, micro_batch.sample_keys)
         # Seeds the random numbers that a custom network draws, for example for dropout.
         key = (self.position.epoch, self.position.step, index, self.group.rank)
         torch.manual_seed(int(hash_integers(self.experiment.seed, *key)))
         with self.numerics.autocast():
-            output = self.replica(self.numerics.to_memory_format(part.images))
-            terms: LossTerms = self.criterion(output, part.labels)
+            output = self.replica(self.numerics.to_memory_format(micro_batch.images))
+            terms: LossTerms = self.criterion(output, micro_batch.labels)
         return terms
 
     @torch.no_grad()
-    def _whole_batch(self, parts: list[TrainingBatch]) -> LossTerms:
-        """Return this worker's loss terms for the whole batch, summed over its parts.
+    def _whole_batch(self, micro_batches: list[TrainingBatch]) -> LossTerms:
+        """Return this worker's loss terms for the whole batch, summed over its micro-batches.
 
-        The gradient of every part depends on the statistics of the whole batch, such as the number
-        of pixels that mining keeps, so they are needed before the first backward pass. They depend
-        on the network's output; this takes another forward pass, whose updates of batch norm
+        The gradient of every micro-batch depends on the statistics of the whole batch, such as the
+        number of pixels that mining keeps, so they are needed before the first backward pass. They
+        depend on the network's output; this takes another forward pass, whose updates of batch norm
         statistics are undone.
         """
         saved = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         with self._without_gradient_sync():
-            terms = [self._loss_terms(index, part) for index, part in enumerate(parts)]
+            terms = [
+                self._loss_terms(index, micro_batch)
+                for index, micro_batch in enumerate(micro_batches)
+            ]
         # By name, because a layer may have assigned other tensors.
         for name, buffer in self.model.named_buffers():
             if name in saved:

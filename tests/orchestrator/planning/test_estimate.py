@@ -24,7 +24,7 @@ SMALL = Workload(
     megapixels=0.016,
     parameters_m=5.0,
     batch=8,
-    parts=1,
+    micro_batches=1,
     workers=1,
     evaluated_images=10,
     evaluated_megapixels=0.3,
@@ -151,6 +151,7 @@ def test_measurement_json_round_trip_and_invalid_json() -> None:
     quick = replace(whole, source="preflight")
     assert Measurement.from_json(quick.to_json()) == quick
     assert Measurement.from_json(quick.to_json().replace("preflight", "canary")) == quick
+    assert Measurement.from_json(quick.to_json().replace("micro_batches", "parts")) == quick
     for text in ("", "{", "[]", '{"device": "a"}', whole.to_json().replace("gflops", "tflops")):
         assert Measurement.from_json(text) is None
 

@@ -41,14 +41,16 @@ def test_epoch_draws_every_sample_and_fills_every_batch(samples: int, batch: int
 
 
 @given(st.integers(1, 60), st.sampled_from([2, 4, 8]), st.integers(0, 3))
-def test_parts_of_a_step_are_the_whole_batch(samples: int, parts: int, epoch: int) -> None:
+def test_micro_batches_of_a_step_are_the_whole_batch(
+    samples: int, micro_batches: int, epoch: int
+) -> None:
     whole = rows(GlobalBatches(samples, 7, 8), epoch)
-    cut = GlobalBatches(samples, 7, 8 // parts, parts=parts)
+    cut = GlobalBatches(samples, 7, 8 // micro_batches, micro_batches=micro_batches)
     batches = rows(cut, epoch)
-    assert len(batches) == len(cut) == parts * len(whole)
+    assert len(batches) == len(cut) == micro_batches * len(whole)
     assert list(chain(*batches)) == list(chain(*whole))
     resumed = [draws.samples.tolist() for draws in cut.epoch(epoch, first_step=1)]
-    assert resumed == [[sample for sample, _ in batch] for batch in batches[parts:]]
+    assert resumed == [[sample for sample, _ in batch] for batch in batches[micro_batches:]]
 
 
 def test_epoch_resumes_at_any_step() -> None:
