@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.report.rows import Row
-from orchestrator.report.significance import Difference
+from orchestrator.report.significance import ALPHA, Difference
 from orchestrator.study.trial_state import TrialState
 
 EMPTY = "-"
-# Differences with a smaller corrected p value are bold in tables and colored in figures.
-SIGNIFICANT = 0.05
 STALE, MIXED, INCOMPARABLE = "*", "†", "‡"
 
 
@@ -84,7 +82,7 @@ def p_text(value: float | None) -> str:
     if value is None:
         return EMPTY
     digits = 3
-    while value < SIGNIFICANT <= float(f"{value:.{digits}f}"):
+    while value < ALPHA <= float(f"{value:.{digits}f}"):
         digits += 1
     return "<0.001" if value < 0.001 else f"{value:.{digits}f}"
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from scipy import special
 
 from orchestrator.report.breakdown import by_seed, comparable_rows, shared_seeds
-from orchestrator.report.cells import EMPTY, SIGNIFICANT, signed
+from orchestrator.report.cells import EMPTY, signed
 from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row
 from orchestrator.report.seed_spread import variance_factor
-from orchestrator.report.significance import LEVEL, holm
+from orchestrator.report.significance import ALPHA, LEVEL, holm
 from orchestrator.study.repetition import Repetition, fold_of
 from orchestrator.study.study import Study
 
@@ -144,7 +144,7 @@ def class_differences(
                 mean,
                 tuple(values[np.isfinite(values)].tolist()),
                 None if math.isnan(reach) else (mean - reach, mean + reach),
-                corrected is not None and corrected < SIGNIFICANT,
+                corrected is not None and corrected < ALPHA,
             )
         )
     return cells

@@ -117,11 +117,6 @@ def row_label(config: StudyConfig, variant: str) -> str:
     return config.variants[variant].label or variant
 
 
-def is_significant(row: Row) -> bool:
-    """Whether the difference of a row is significant after the correction."""
-    return row.difference is not None and row.difference.shown
-
-
 def own_published(row: Row) -> float | None:
     """Return the published mIoU of a row if it is of the row's own setting."""
     return None if row.published_elsewhere else row.published
@@ -252,7 +247,11 @@ def _first(metrics: Mapping[str, float], names: Sequence[str]) -> float | None:
 
 def _column(key: str, kind: _Kind, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Column:
     values = (*map(kind.of_row, rows), *map(kind.of_other, others))
-    bold = {i for i, row in enumerate(rows) if key == "difference" and is_significant(row)}
+    bold = {
+        index
+        for index, row in enumerate(rows)
+        if key == "difference" and row.difference and row.difference.significant
+    }
     return Column(kind.name, values, True, kind.drop_rank, key, bold=frozenset(bold))
 
 

@@ -120,7 +120,7 @@ def _line(study: Study, row: Row, several_bases: bool) -> ForestLine:
         interval=difference.interval,
         seeds=tuple(difference.by_seed.values()),
         published=row.published_difference,
-        significant=difference.shown,
+        significant=difference.significant,
         text=f"{text}, n = {len(difference.seeds)}",
     )
 

@@ -153,7 +153,7 @@ def _footnotes(
     yield from _other_metrics(study, rows)
     for note in overall_notes(overall):
         yield note, "interaction"
-    if any(row.difference is not None and row.difference.shown for row in rows):
+    if any(row.difference and row.difference.significant for row in rows):
         yield "Differences in bold: p, adjusted, is below 0.05.", "difference"
     if any(row.entered for row in rows):
         sources = {

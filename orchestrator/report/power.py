@@ -5,7 +5,7 @@ import math
 from scipy import special
 
 from orchestrator.report.seed_spread import PRIOR
-from orchestrator.report.significance import LEVEL, POWER
+from orchestrator.report.significance import ALPHA, POWER
 
 # Assumed standard deviation over seeds of the difference of two rows, in points of mIoU, until it
 # is measured: each row has a standard deviation of 0.4, which is common on Cityscapes.
@@ -25,7 +25,7 @@ def power_of(
     freedom = (seeds - 1) + min(PRIOR, (rows - 2) * (seeds - 1))  # as in `seed_error`
     if seeds < 2 or (seeds == 2 and rows == 2):
         return 0.0
-    level = (1 - LEVEL) / comparisons
+    level = ALPHA / comparisons
     if deviation == 0:
         return 1.0 if difference else level
     shift = abs(difference) / deviation * math.sqrt(seeds)

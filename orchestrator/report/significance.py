@@ -21,7 +21,10 @@ from orchestrator.report.bootstrap import Sampling
 from orchestrator.report.seed_spread import SeedError, variance_factor
 from orchestrator.study.repetition import Repetition, fold_of
 
-LEVEL = 0.95
+# A difference is significant if its adjusted p value is below this.
+ALPHA = 0.05
+# Confidence level of intervals.
+LEVEL = 1 - ALPHA
 POWER = 0.8
 # Number of replicates in the mixture: quantiles of all replicates, which change nothing visible.
 _CENTERS = 2000
@@ -76,9 +79,9 @@ class Difference:
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
     @property
-    def shown(self) -> bool:
+    def significant(self) -> bool:
         """Whether the adjusted p value is below 5 %."""
-        return self.p_adjusted is not None and self.p_adjusted < 1 - LEVEL
+        return self.p_adjusted is not None and self.p_adjusted < ALPHA
 
     @property
     def detectable(self) -> float | None:
@@ -86,7 +89,7 @@ class Difference:
         divided by the number of comparisons (Bloom, 1995); None without p."""
         if self.standard_error is None or self.freedom is None:
             return None
-        tails = (1 - LEVEL) / 2 / self.comparisons, 1 - POWER
+        tails = ALPHA / 2 / self.comparisons, 1 - POWER
         return self.standard_error * sum(-float(special.stdtrit(self.freedom, t)) for t in tails)
 
 
@@ -115,7 +118,7 @@ class Distribution:
     @property
     def interval(self) -> tuple[float, float]:
         """The central 95 % interval."""
-        tail = (1 - LEVEL) / 2
+        tail = ALPHA / 2
         if self.error == 0:
             low, high = np.quantile(self.centers, [tail, 1 - tail])
             return float(low), float(high)

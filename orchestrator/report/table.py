@@ -19,7 +19,6 @@ from orchestrator.report.cells import (
 )
 from orchestrator.report.columns import (
     Column,
-    is_significant,
     metric_columns,
     row_label,
     sample_columns,
@@ -126,7 +125,11 @@ def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
     for grid_cell in grid_cells:
         axes = next(row.axes for row in rows if row.grid_cell == grid_cell)
         cells = [by_cell.get((variant, grid_cell)) for variant in labels]
-        significant = {i for i, row in enumerate(cells) if row is not None and is_significant(row)}
+        significant = {
+            index
+            for index, row in enumerate(cells)
+            if row and row.difference and row.difference.significant
+        }
         elsewhere = any(row is not None and row.published_elsewhere for row in cells)
         setting = f" ({setting_text(study.config)})" if elsewhere else ""
         published_name = f"published %{setting}"
@@ -171,12 +174,12 @@ def overall_table(study: Study, rows: Sequence[Row], overall: Sequence[OverallDi
     for cell in dict.fromkeys(cell for each in overall for cell in each.by_cell):
         values = tuple(signed(each.by_cell.get(cell)) for each in overall)
         columns.append(Column(titles.get(cell, ", ".join(cell)), values))
-    shown = frozenset(index for index, each in enumerate(differences) if each.shown)
+    significant = frozenset(i for i, each in enumerate(differences) if each.significant)
     texts = tuple(map(difference_text, differences))
     adjusted = tuple(p_text(each.p_adjusted) for each in differences)
     interaction = tuple(p_text(each.interaction_p) for each in overall)
     columns += [
-        Column("mean difference [95\u00a0% CI]", texts, key="difference", bold=shown),
+        Column("mean difference [95\u00a0% CI]", texts, key="difference", bold=significant),
         Column("p, adjusted", adjusted, key="p"),
         Column("p, interaction", interaction, drop_rank=1, key="interaction"),
     ]

@@ -205,7 +205,7 @@ def test_p_values_are_adjusted_for_all_planned_comparisons() -> None:
     assert b is not None
     assert b.p is not None
     assert b.p < 0.05 < (b.p_adjusted or 0)
-    assert not b.shown
+    assert not b.significant
 
 
 def test_interactions_are_tested_by_a_t_test_and_adjusted_among_themselves() -> None:

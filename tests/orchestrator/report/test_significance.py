@@ -58,7 +58,7 @@ def test_one_seed_has_an_interval_over_images_and_no_test() -> None:
     difference = compare("b", Pairs(by_seed, (row - other)[None], sampling_of(ours), None))
     assert difference.method == "images only"
     assert difference.interval is difference.p is difference.spread is difference.detectable is None
-    assert not difference.shown
+    assert not difference.significant
     assert difference.image_interval is not None
     stretch = np.sqrt(30 / 29) * stats.t.ppf(0.975, 29) / stats.norm.ppf(0.975)
     expected = [difference.mean + stretch * (limit - np.mean(row - other)) for limit in reference]
@@ -214,10 +214,11 @@ def test_detectable_difference_grows_with_the_number_of_comparisons(
     assert difference.detectable == pytest.approx(error * multiple)
 
 
-def test_only_an_adjusted_p_below_the_level_shows_a_difference() -> None:
-    assert not Difference("b", 1.0, {0: 1.0}, p=0.02, p_adjusted=0.06).shown
-    assert not Difference("b", 1.0, {0: 1.0}, p=0.02).shown
-    assert Difference("b", 1.0, {0: 1.0}, p=0.02, p_adjusted=0.04).shown
+def test_only_an_adjusted_p_below_five_percent_is_significant() -> None:
+    assert not Difference("b", 1.0, {0: 1.0}, p=0.02, p_adjusted=0.06).significant
+    assert not Difference("b", 1.0, {0: 1.0}, p=0.02, p_adjusted=0.05).significant
+    assert not Difference("b", 1.0, {0: 1.0}, p=0.02).significant
+    assert Difference("b", 1.0, {0: 1.0}, p=0.02, p_adjusted=0.04).significant
 
 
 @given(st.lists(st.none() | st.floats(0, 1), max_size=9), st.floats(0.001, 1))
