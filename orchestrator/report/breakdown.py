@@ -21,18 +21,18 @@ class ImageLine:
 
     identifier: str
     group: str
-    base: float
+    compared_to_miou: float
     miou: float
     gain: float
 
 
 @dataclass(frozen=True)
 class ImageList:
-    """The images on which the row `label` gains and loses most against the row `base`; those with
-    its highest and lowest mIoU if there is no `base`. With a `base`, either list may be empty."""
+    """The images on which the row `label` gains and loses most against the row `compared_to`, of
+    which either list may be empty; those with its highest and lowest mIoU if that is empty."""
 
     label: str
-    base: str
+    compared_to: str
     best: tuple[ImageLine, ...]
     worst: tuple[ImageLine, ...]
 
@@ -41,42 +41,42 @@ def image_list(study: Study, rows: Sequence[Row], grid_cell: tuple[str, ...]) ->
     """Return the best and worst images of the last row in a grid cell that has counts and may be
     compared with `compare_to`; None without counts, if no image differs, or if `report.images` is
     0."""
-    base, comparable = comparable_rows(study, rows, grid_cell)
+    compared_to, comparable = comparable_rows(study, rows, grid_cell)
     count = study.config.report.images
     if not comparable or not count:
         return None
     row = comparable[-1]
-    base_counts = {} if base is None or row is base else by_seed(base)
+    their_counts = {} if compared_to is None or row is compared_to else by_seed(compared_to)
     counts = by_seed(row)
-    shared = shared_seeds(counts, base_counts)
+    shared = shared_seeds(counts, their_counts)
     if not shared:
         return None
     # Folds may have different images; each is scored once per seed.
     names, groups = _images([counts[seed] for seed in shared])
     miou = _image_miou([counts[seed] for seed in shared], names)
-    base_miou = np.zeros(len(names))
-    if base_counts:
-        base_miou = _image_miou([base_counts[seed] for seed in shared], names)
-    order = [int(index) for index in np.argsort(base_miou - miou) if not np.isnan(miou[index])]
+    their_miou = np.zeros(len(names))
+    if their_counts:
+        their_miou = _image_miou([their_counts[seed] for seed in shared], names)
+    order = [int(index) for index in np.argsort(their_miou - miou) if not np.isnan(miou[index])]
     lines = [
         ImageLine(
             names[index],
             groups[index] or "",
-            100 * float(base_miou[index]),
+            100 * float(their_miou[index]),
             100 * float(miou[index]),
-            100 * float(miou[index] - base_miou[index]),
+            100 * float(miou[index] - their_miou[index]),
         )
         for index in order
     ]
     half = min(count, len(lines) // 2)
     best, worst = lines[:half], lines[::-1][:half]
-    if base is None or not base_counts:
+    if compared_to is None or not their_counts:
         return ImageList(row.label, "", tuple(best), tuple(worst))
     best = [line for line in best if line.gain > _VISIBLE]
     worst = [line for line in worst if line.gain < -_VISIBLE]
     if not best and not worst:
         return None
-    return ImageList(row.label, base.label, tuple(best), tuple(worst))
+    return ImageList(row.label, compared_to.label, tuple(best), tuple(worst))
 
 
 def comparable_rows(
@@ -86,10 +86,10 @@ def comparable_rows(
     counts that may be compared with it, including itself. Rows of a search are not compared."""
     counted = [row for row in rows if row.grid_cell == grid_cell and by_seed(row)]
     compare_to = study.config.compare_to if study.config.kind == "table" else None
-    base = next((row for row in counted if row.variant == compare_to), None)
-    if base is None:
+    compared_to = next((row for row in counted if row.variant == compare_to), None)
+    if compared_to is None:
         return None, [row for row in counted if not row.incomparable]
-    return base, [row for row in counted if not why_incomparable(study, row, base)]
+    return compared_to, [row for row in counted if not why_incomparable(study, row, compared_to)]
 
 
 def by_seed(row: Row) -> dict[Repetition, ResampledCounts]:
@@ -111,15 +111,15 @@ def by_seed(row: Row) -> dict[Repetition, ResampledCounts]:
 
 
 def shared_seeds(
-    counts: Mapping[Repetition, ResampledCounts], base_counts: Mapping[Repetition, ResampledCounts]
+    counts: Mapping[Repetition, ResampledCounts], their_counts: Mapping[Repetition, ResampledCounts]
 ) -> list[Repetition]:
-    """Return the seeds (and folds) that both have, scored on the same images; all if there is no
-    base."""
+    """Return the seeds (and folds) that both have, scored on the same images; all if
+    `their_counts` is empty."""
     return [
         seed
         for seed, each in counts.items()
-        if not base_counts
-        or (seed in base_counts and base_counts[seed].identifiers == each.identifiers)
+        if not their_counts
+        or (seed in their_counts and their_counts[seed].identifiers == each.identifiers)
     ]
 
 

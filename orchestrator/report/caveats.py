@@ -25,13 +25,13 @@ Key = TypeVar("Key")
 def caveats(study: Study, rows: Sequence[Row], planned: Sequence[Row] = ()) -> Iterable[str]:
     """Yield one warning per line, the most serious first. planned: all rows of the study, if `rows`
     are a part of them."""
-    for (base, reason), those in _grouped(
-        ((row.base, row.incomparable), row) for row in rows
+    for (compared_to, reason), those in _grouped(
+        ((row.compared_to, row.incomparable), row) for row in rows
     ).items():
         if reason:
             yield (
                 f"{INCOMPARABLE} {row_names(those, rows)} cannot be compared with "
-                f"{row_label(study.config, base)} ({reason}); no difference is shown."
+                f"{row_label(study.config, compared_to)} ({reason}); no difference is shown."
             )
     yield from _uncertain_runs(rows)
     yield from _equal_trainings(rows)
@@ -65,7 +65,7 @@ def seed_caveats(study: Study, rows: Sequence[Row], planned: Sequence[Row] = ())
     differences vary over folds is not assumed. planned: see `caveats`."""
     if study.config.folds is not None:
         return
-    if study.config.kind != "table" or not any(row.base for row in rows):
+    if study.config.kind != "table" or not any(row.compared_to for row in rows):
         return
     if any(row.difference is not None and row.difference.p is not None for row in rows):
         return

@@ -56,10 +56,10 @@ class ClassDifference:
 
 @dataclass(frozen=True)
 class ClassLine:
-    """The classes of one row. is_base: whether the others are compared to it."""
+    """The classes of one row. is_compared_to: whether the others are compared to it."""
 
     label: str
-    is_base: bool
+    is_compared_to: bool
     classes: tuple[ClassDifference, ...]
 
 
@@ -73,9 +73,9 @@ class HeatMap:
     full: float
 
     @property
-    def has_base(self) -> bool:
-        """Whether the lines other than the base's are differences to it."""
-        return any(line.is_base for line in self.lines)
+    def has_differences(self) -> bool:
+        """Whether the lines other than that row's are differences to it."""
+        return any(line.is_compared_to for line in self.lines)
 
     def intensity(self, cell: ClassDifference) -> float:
         """Return the color of a cell from -1 to 1; 0 unless its difference is clear of 0."""
@@ -85,26 +85,26 @@ class HeatMap:
 def heat_map(study: Study, rows: Sequence[Row], grid_cell: tuple[str, ...]) -> HeatMap | None:
     """Return the IoU by class of the rows in a grid cell that may be compared with `compare_to`,
     over the seeds they share with it; None if no row has counts."""
-    base, candidates = comparable_rows(study, rows, grid_cell)
+    compared_to, candidates = comparable_rows(study, rows, grid_cell)
     if not candidates:
         return None
-    base_counts = {} if base is None else by_seed(base)
+    their_counts = {} if compared_to is None else by_seed(compared_to)
     classes = next(iter(by_seed(candidates[0]).values())).classes
     lines = []
     for row in candidates:
         counts = {seed: each for seed, each in by_seed(row).items() if each.classes == classes}
-        shared = shared_seeds(counts, base_counts)
+        shared = shared_seeds(counts, their_counts)
         if not shared:
             continue
         iou = _over_repetitions(counts, shared)
-        is_base = row is base
-        if is_base or not base_counts:
+        is_compared_to = row is compared_to
+        if is_compared_to or not their_counts:
             means = _mean(iou).tolist()
             cells = [ClassDifference(*each) for each in zip(classes, means, strict=True)]
         else:
-            theirs = _over_repetitions(base_counts, shared)
+            theirs = _over_repetitions(their_counts, shared)
             cells = class_differences(classes, iou, theirs, study.config.fold_count)
-        lines.append(ClassLine(row.label, is_base, tuple(cells)))
+        lines.append(ClassLine(row.label, is_compared_to, tuple(cells)))
     means = [abs(cell.mean) for line in lines for cell in line.classes if cell.mean is not None]
     full = max([_FULL_COLOR, *(value for value in means if not math.isnan(value))])
     return HeatMap(grid_cell, classes, tuple(lines), full)
@@ -113,15 +113,15 @@ def heat_map(study: Study, rows: Sequence[Row], grid_cell: tuple[str, ...]) -> H
 def class_differences(
     classes: Sequence[str],
     iou: NDArray[np.float64],
-    base: NDArray[np.float64],
+    compared_to: NDArray[np.float64],
     folds: int | None = None,
 ) -> list[ClassDifference]:
     """Return the difference of each class.
 
-    iou, base: in percent, `(seeds, classes)`; with folds, `(folds, classes)`, NaN for a class that
-    does not occur in a fold. folds: number of folds of the study, if any.
+    iou, compared_to: in percent, `(seeds, classes)`; with folds, `(folds, classes)`, NaN for a
+    class that does not occur in a fold. folds: number of folds of the study, if any.
     """
-    differences = iou - base
+    differences = iou - compared_to
     means, counts = _mean(differences), np.isfinite(differences).sum(axis=0)
     errors, critical = np.full((2, len(classes)), np.nan)
     for index, count in enumerate(counts.tolist()):

@@ -82,7 +82,7 @@ def _requested(
 ) -> list[Column]:
     kinds, keys = _kinds(config, rows), config.report.columns
     if keys is None:
-        hidden = set() if len(compared_to(rows)) > 1 else {"compared_to"}
+        hidden = set() if len(variants_compared_to(rows)) > 1 else {"compared_to"}
         if config.kind != "table":
             hidden |= {"difference", "p"}
         return [_column(k, kind, rows, others) for k, kind in kinds.items() if k not in hidden]
@@ -107,9 +107,9 @@ def sample_columns(config: StudyConfig, rows: Sequence[Row | None], blank: int =
     return columns
 
 
-def compared_to(rows: Sequence[Row]) -> list[str]:
+def variants_compared_to(rows: Sequence[Row]) -> list[str]:
     """Return the variants that rows are compared to."""
-    return list(dict.fromkeys(row.base for row in rows if row.base))
+    return list(dict.fromkeys(row.compared_to for row in rows if row.compared_to))
 
 
 def row_label(config: StudyConfig, variant: str) -> str:
@@ -129,8 +129,9 @@ def setting_text(config: StudyConfig) -> str:
 
 def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
     """Return the columns that are not metrics of the tracking store, in their default order."""
-    bases = compared_to(rows)
-    difference = f"difference to {row_label(config, bases[0])}" if len(bases) == 1 else "difference"
+    compared, difference = variants_compared_to(rows), "difference"
+    if len(compared) == 1:
+        difference += f" to {row_label(config, compared[0])}"
     if any(row.difference and row.difference.interval for row in rows):
         difference += " [95\u00a0% CI]"
     setting = setting_text(config)
@@ -141,7 +142,7 @@ def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
         "n": _Kind("n", seeds_text, drop_rank=2),
         "compared_to": _Kind(
             "compared to",
-            lambda row: row_label(config, row.base) if row.base else EMPTY,
+            lambda row: row_label(config, row.compared_to) if row.compared_to else EMPTY,
             drop_rank=1,
         ),
         "difference": _Kind(

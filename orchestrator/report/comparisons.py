@@ -34,7 +34,7 @@ class OverallDifference:
 
     variant: str
     label: str
-    base: str
+    compared_to: str
     by_cell: Mapping[tuple[str, ...], float]
     difference: Difference
     interaction_p: float | None = None
@@ -59,27 +59,31 @@ def compare_rows(study: Study, rows: Sequence[Row]) -> Comparisons:
     compared = []
     pairs: dict[str, dict[tuple[str, ...], Pairs]] = {}
     for row in rows:
-        base = by_place.get((row.base, row.grid_cell))
-        if base is None:
+        compared_to = by_place.get((row.compared_to, row.grid_cell))
+        if compared_to is None:
             compared.append(row)
             continue
-        row = replace(row, incomparable=why_incomparable(study, row, base))
+        row = replace(row, incomparable=why_incomparable(study, row, compared_to))
         # Two variants that share a run are the same training, so there is nothing to compare.
         seeds = [
-            each for each in study.config.repetitions if each in row.miou and each in base.miou
+            each
+            for each in study.config.repetitions
+            if each in row.miou and each in compared_to.miou
         ]
-        if not row.incomparable and seeds and not _run_ids(row) & _run_ids(base):
-            pooled = _comparable_rows(study, rows, base)
+        if not row.incomparable and seeds and not _run_ids(row) & _run_ids(compared_to):
+            pooled = _comparable_rows(study, rows, compared_to)
             folds = study.config.fold_count
-            pair = _pairs(row, base, pooled, _MIOU, folds)
+            pair = _pairs(row, compared_to, pooled, _MIOU, folds)
             assert pair is not None, "both rows have a score of the shared seeds"
             pairs.setdefault(row.variant, {})[row.grid_cell] = pair
-            others = {score.key: _pairs(row, base, pooled, score, folds) for score in scores}
+            others = {score.key: _pairs(row, compared_to, pooled, score, folds) for score in scores}
             row = replace(
                 row,
-                difference=compare(row.base, pair),
-                differences={k: compare(row.base, each) for k, each in others.items() if each},
-                mixed_difference=_is_mixed(row, base, seeds),
+                difference=compare(row.compared_to, pair),
+                differences={
+                    k: compare(row.compared_to, each) for k, each in others.items() if each
+                },
+                mixed_difference=_is_mixed(row, compared_to, seeds),
             )
         compared.append(row)
     overall = _overall(compared, pairs)
@@ -116,7 +120,7 @@ def _adjusted(rows: Sequence[Row], overall: Sequence[OverallDifference]) -> Comp
 def family_size(rows: Sequence[Row]) -> int:
     """Return the number of planned comparisons: one for each row that is compared, and in a grid
     one for each variant, over all cells. rows: of the whole study."""
-    variants = [row.variant for row in rows if row.base and not row.incomparable]
+    variants = [row.variant for row in rows if row.compared_to and not row.incomparable]
     several_cells = len({row.grid_cell for row in rows}) > 1
     return len(variants) + (len(set(variants)) if several_cells else 0)
 
@@ -136,9 +140,9 @@ def _overall(
             OverallDifference(
                 variant,
                 row.label,
-                row.base,
+                row.compared_to,
                 {cell: pair.mean for cell, pair in by_cell.items()},
-                compare_means(row.base, tested, _shares_trainings(rows, variant)),
+                compare_means(row.compared_to, tested, _shares_trainings(rows, variant)),
                 interaction_p(tested),
             )
         )
@@ -180,16 +184,16 @@ def interaction_p(pairs: Sequence[Pairs]) -> float | None:
 
 
 def _pairs(
-    row: Row, base: Row, pooled: Sequence[Row], score: Score, folds: int | None
+    row: Row, compared_to: Row, pooled: Sequence[Row], score: Score, folds: int | None
 ) -> Pairs | None:
     """Return the paired differences of a row over the seeds (and folds) that both have a score of;
     None if there are none. pooled: the rows that share a pooled spread. folds: number of folds of
     the study, if any."""
-    own, other = _values(row, score), _values(base, score)
+    own, other = _values(row, score), _values(compared_to, score)
     seeds = sorted(own.keys() & other.keys(), key=_order)
     if not seeds:
         return None
-    ours, theirs = _resampled(row, score), _resampled(base, score)
+    ours, theirs = _resampled(row, score), _resampled(compared_to, score)
     by_seed = {seed: own[seed] - other[seed] for seed in seeds}
     replicates: NDArray[np.float64] | None = None
     sampling: Sampling | None = None
@@ -206,22 +210,22 @@ def _pairs(
             counts = [each[0] for each in by_fold.values()]
             separate_images = not _same_images(counts)
             sampling = counts[0].sampling
-    error = _seed_error(row, base, by_seed, pooled, score, folds)
+    error = _seed_error(row, compared_to, by_seed, pooled, score, folds)
     return Pairs(by_seed, replicates, sampling, error, folds, separate_images)
 
 
 def _seed_error(
     row: Row,
-    base: Row,
+    compared_to: Row,
     by_seed: Mapping[Repetition, float],
     pooled: Sequence[Row],
     score: Score,
     folds: int | None,
 ) -> SeedError | None:
     # Another variant may be the same training as one of the two.
-    compared = _run_ids(row) | _run_ids(base)
+    compared = _run_ids(row) | _run_ids(compared_to)
     others = [_labeled(each, score) for each in pooled if not _run_ids(each) & compared]
-    sides = _labeled(row, score), _labeled(base, score)
+    sides = _labeled(row, score), _labeled(compared_to, score)
     if folds is not None:
         return fold_error(*sides, others, by_seed, folds)
     return seed_error(*sides, others, list(by_seed.values()))
@@ -231,15 +235,15 @@ def _order(repetition: Repetition) -> tuple[int, int]:
     return seed_of(repetition), fold_of(repetition) or 0
 
 
-def _comparable_rows(study: Study, rows: Sequence[Row], base: Row) -> list[Row]:
-    """Return the rows of the base's grid cell that may be compared with it and are different
-    trainings."""
+def _comparable_rows(study: Study, rows: Sequence[Row], compared_to: Row) -> list[Row]:
+    """Return the rows of the grid cell of `compared_to` that may be compared with it and are
+    different trainings."""
     pooled: list[Row] = []
     used: set[str] = set()
     for row in rows:
-        if row.grid_cell != base.grid_cell or _run_ids(row) & used:
+        if row.grid_cell != compared_to.grid_cell or _run_ids(row) & used:
             continue
-        if row is base or (row.miou and not why_incomparable(study, row, base)):
+        if row is compared_to or (row.miou and not why_incomparable(study, row, compared_to)):
             pooled.append(row)
             used |= _run_ids(row)
     return pooled
@@ -296,7 +300,7 @@ def _run_ids(row: Row) -> set[str]:
     return {result.run.run_id for result in row.results if result.run is not None}
 
 
-def _is_mixed(row: Row, base: Row, seeds: Iterable[Repetition]) -> bool:
+def _is_mixed(row: Row, other: Row, seeds: Iterable[Repetition]) -> bool:
     """Whether the two trainings of some seed differ in code or precision."""
     ours, theirs = (
         {
@@ -307,17 +311,17 @@ def _is_mixed(row: Row, base: Row, seeds: Iterable[Repetition]) -> bool:
             for result in each.results
             if result.run is not None
         }
-        for each in (row, base)
+        for each in (row, other)
     )
     return any(ours[seed] != theirs[seed] for seed in seeds)
 
 
-def why_incomparable(study: Study, row: Row, base: Row) -> str:
+def why_incomparable(study: Study, row: Row, other: Row) -> str:
     """Return why the two must not be compared; empty if they may."""
     runs = [
-        result.run for each in (row, base) for result in each.finished if result.run is not None
+        result.run for each in (row, other) for result in each.finished if result.run is not None
     ]
-    experiments = [each.results[0].trial.experiment for each in (row, base)]
+    experiments = [each.results[0].trial.experiment for each in (row, other)]
     protocols = {experiment.evaluation.protocol for experiment in experiments}
     if study.config.report.protocol is None and len(protocols) > 1:
         return "scored under different protocols"

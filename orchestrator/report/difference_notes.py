@@ -23,14 +23,15 @@ def difference_notes(study: Study, rows: Sequence[Row]) -> Iterable[str]:
     compared = [(row, row.difference) for row in rows if row.difference is not None]
     if not compared:
         return
-    bases = {difference.base for _, difference in compared}
-    base = "the row it is compared to"
-    if len(bases) == 1:
-        base = row_label(study.config, next(iter(bases)))
+    variants = {difference.compared_to for _, difference in compared}
+    compared_to = "the row it is compared to"
+    if len(variants) == 1:
+        compared_to = row_label(study.config, next(iter(variants)))
     folds = study.config.fold_count
     over, same = ("seeds", "seed") if folds is None else ("seeds and folds", "seed, same fold")
     yield (
-        f"Difference: mean over {over} of row minus {base}, in points, same {same} and same images."
+        f"Difference: mean over {over} of row minus {compared_to}, in points, same {same} and same "
+        "images."
     )
     yield from _classes(rows)
     if folds is None:
@@ -261,9 +262,9 @@ def _gaps(study: Study, rows: Sequence[Row]) -> Iterable[str]:
         if row.difference is None:
             continue
         shared = row.difference.seeds
-        # The base is not among the rows if `--only` leaves it out; its mean is then not shown.
-        base_seeds = seeds_of.get((row.base, row.grid_cell), set(shared))
-        differs = not set(shared) == set(row.miou) == base_seeds
+        # `--only` may leave out the row compared to; its mean is then not shown.
+        their_seeds = seeds_of.get((row.compared_to, row.grid_cell), set(shared))
+        differs = not set(shared) == set(row.miou) == their_seeds
         if differs or len(shared) < len(study.config.repetitions):
             by_seeds.setdefault((shared, differs), []).append(row)
         if row.difference.method is None:

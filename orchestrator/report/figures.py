@@ -17,7 +17,7 @@ from orchestrator.report.accuracy import Point, draw_accuracy
 from orchestrator.report.cells import INCOMPARABLE, p_text, row_difference, signed, unscored
 from orchestrator.report.charts import Series
 from orchestrator.report.classes import HeatMap, heat_map
-from orchestrator.report.columns import compared_to, row_label
+from orchestrator.report.columns import row_label, variants_compared_to
 from orchestrator.report.curves import Curve, draw_curves
 from orchestrator.report.forest import (
     ForestLine,
@@ -83,27 +83,27 @@ def class_maps(study: Study, rows: Sequence[Row]) -> dict[Cell, HeatMap]:
 
 def _differences(study: Study, rows: Sequence[Row]) -> Iterator[ReportFigure]:
     """Yield the forest plots of the differences, all with the same horizontal axis."""
-    bases = compared_to(rows)
+    compared_to = variants_compared_to(rows)
     panels: dict[Cell, list[ForestLine]] = {}
     for row in rows:
-        if row.base:
-            line = _line(study, row, several_bases=len(bases) > 1)
+        if row.compared_to:
+            line = _line(study, row, name_compared_to=len(compared_to) > 1)
             panels.setdefault(row.grid_cell, []).append(line)
     lines = [line for panel in panels.values() for line in panel]
     if not any(line.mean is not None for line in lines):
         return
-    base = row_label(study.config, bases[0]) if len(bases) == 1 else ""
-    axis = f"mIoU points above {base}" if base else "difference of mIoU in points"
+    name = row_label(study.config, compared_to[0]) if len(compared_to) == 1 else ""
+    axis = f"mIoU points above {name}" if name else "difference of mIoU in points"
     titles = cell_titles(rows)
     for cell, panel in panels.items():
         figure = draw_forest(panel, limits_of(lines), axis, titles[cell])
         yield ReportFigure("differences", titles[cell], figure, "Differences between rows")
 
 
-def _line(study: Study, row: Row, several_bases: bool) -> ForestLine:
+def _line(study: Study, row: Row, name_compared_to: bool) -> ForestLine:
     label = row.label
-    if several_bases:
-        label += f" vs. {row_label(study.config, row.base)}"
+    if name_compared_to:
+        label += f" vs. {row_label(study.config, row.compared_to)}"
     difference = row.difference
     if difference is None:
         text = INCOMPARABLE if row.incomparable else unscored(row)
@@ -188,17 +188,17 @@ def _classes(
     titles = cell_titles(rows)
     panels = {}
     for cell, each in maps.items():
-        base = next((line.label for line in each.lines if line.is_base), None)
+        compared_to = next((line.label for line in each.lines if line.is_compared_to), None)
         line = each.lines[-1]
         classes = [c for c in line.classes if c.mean is not None and not math.isnan(c.mean)]
-        if base is None or line.is_base or not classes or len(classes[0].seeds) < 2:
+        if compared_to is None or line.is_compared_to or not classes or len(classes[0].seeds) < 2:
             continue
         classes.sort(key=lambda entry: -abs(entry.mean or 0.0))
         shown = sorted(classes[:_MAX_CLASSES], key=lambda entry: -(entry.mean or 0.0))
         lines = [
             ForestLine(c.name, c.mean, c.interval, c.seeds, None, c.significant) for c in shown
         ]
-        axis = f"IoU points, {line.label} minus {base}"
+        axis = f"IoU points, {line.label} minus {compared_to}"
         if len(shown) < len(classes):
             axis += f"\n{len(shown)} of {len(classes)} classes, those with the largest differences"
         panels[cell] = lines, axis

@@ -15,7 +15,7 @@ from orchestrator.report.breakdown import image_list
 from orchestrator.report.cells import hours_text
 from orchestrator.report.charts import as_svg, row_color, sparkline
 from orchestrator.report.classes import HeatMap
-from orchestrator.report.columns import compared_to, row_label, setting_text
+from orchestrator.report.columns import row_label, setting_text, variants_compared_to
 from orchestrator.report.figures import LOSS, MIOU, History, Kind, ReportFigure
 from orchestrator.report.notes import Notes
 from orchestrator.report.results import Result
@@ -68,13 +68,13 @@ def render_page(
         incomparable=any(row.incomparable for row in rows),
         profile=study.config.kind == "profile",
         charts=charts,
-        base_label=row_label(study.config, compare_to) if compare_to else "",
-        bases=[row_label(study.config, base) for base in compared_to(rows)],
+        compared_to_label=row_label(study.config, compare_to) if compare_to else "",
+        compared_to=[row_label(study.config, each) for each in variants_compared_to(rows)],
         published_setting=setting_text(study.config),
         several_seeds=len(study.config.repetitions) > 1,
         repetitions=_repetitions(study),
         any_published=any(row.published_difference is not None for row in rows),
-        any_base=any(each.has_base for each in maps.values()),
+        any_differences=any(each.has_differences for each in maps.values()),
         heat_maps=[(titles[cell], each) for cell, each in maps.items()],
         image_lists=[
             (titles[cell], images) for cell in titles if (images := image_list(study, rows, cell))

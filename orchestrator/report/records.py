@@ -107,7 +107,7 @@ def _line(study: Study, row: Row) -> dict[str, Value]:
         "best_miou_mean": statistics.fmean(row.best.values()) if row.best else None,
         "entered_miou_mean": statistics.fmean(row.entered.values()) if row.entered else None,
         **_other_scores(study, row),
-        "compared_to": row.base or None,
+        "compared_to": row.compared_to or None,
         "difference": difference.mean if difference else None,
         "difference_n": len(difference.seeds) if difference else None,
         "difference_sd": difference.deviation if difference else None,

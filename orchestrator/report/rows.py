@@ -27,14 +27,14 @@ class Row:
     results: of all trials of the row, finished or not.
     cost: None if neither a run nor a data set determines the number of classes.
     miou, best: in percent, by seed (and fold), of the trials that have a score.
-    base: variant that the row is compared to; empty if none.
-    difference: from the row of `base` in the same grid cell; None if it cannot be computed.
+    compared_to: variant that the row is compared to; empty if none.
+    difference: from the row of `compared_to` in the same grid cell; None if it cannot be computed.
     mixed_difference: whether it pairs trainings with different code or precision.
     differences: in other metrics than mIoU, by metric, without adjusted p values.
-    incomparable: why the row must not be compared with `base`; empty if it may.
+    incomparable: why the row must not be compared with `compared_to`; empty if it may.
     published_elsewhere: whether the published values are of another data set, backbone or other
         setting than this row (`report.published_setting`).
-    published_difference: of the published mIoU, from that of `base`.
+    published_difference: of the published mIoU, from that of `compared_to`.
     images_per_second, hours: means over the finished trials.
     entered: scores in percent entered by hand, by seed.
     sample: of a search that samples.
@@ -47,7 +47,7 @@ class Row:
     cost: ModelCost | None
     miou: dict[Repetition, float]
     best: dict[Repetition, float]
-    base: str
+    compared_to: str
     reference: Reference | None
     published_elsewhere: bool
     published_difference: float | None
@@ -156,8 +156,8 @@ def _row(
     costs: Mapping[str, ModelCost],
 ) -> Row:
     trial = group[0].trial
-    base = study.config.base_of(trial.variant) or ""
-    theirs = groups.get(_group(trial, base))
+    compared_to = study.config.compared_to(trial.variant) or ""
+    theirs = groups.get(_group(trial, compared_to))
     published_difference = None
     if theirs and trial.published_miou is not None:
         other = theirs[0].trial.published_miou
@@ -171,7 +171,7 @@ def _row(
         cost=_cost(group, costs),
         miou={r.trial.repetition: r.miou for r in group if r.miou is not None},
         best={r.trial.repetition: r.best for r in group if r.best is not None},
-        base=base,
+        compared_to=compared_to,
         reference=trial.reference,
         published_elsewhere=not in_setting(study.config.report.published_setting, trial),
         published_difference=published_difference,

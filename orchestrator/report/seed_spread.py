@@ -7,7 +7,7 @@ mean square of the residuals has (rows - 1)(seeds - 1) degrees of freedom instea
 
 This assumes that rows vary about equally over seeds. The constants below were chosen in simulated
 studies of seven rows with three seeds (`test_significance_simulated.py` of the tests): the
-family-wise error stays below 5 % if the base row scatters twice as much as the others.
+family-wise error stays below 5 % if the row compared to scatters twice as much as the others.
 
 With folds, a fold takes the place of a seed: the mean over seeds of each fold is one observation.
 Folds are not independent, because each image is used in all of them. So the variance of the
@@ -27,7 +27,8 @@ from scipy import special
 
 from orchestrator.study.repetition import Repetition, fold_of
 
-# Degrees of freedom, at most, of the pooled variance as a prior of the base row's variance.
+# Degrees of freedom, at most, of the pooled variance as a prior of the variance of the row that
+# others are compared to.
 PRIOR = 4.0
 # Rows whose spread is above that of the others at this p value are not pooled.
 DIFFERS = 0.002
@@ -82,49 +83,49 @@ class SeedError:
 
 
 def seed_error(
-    row: Scores, base: Scores, others: Sequence[Scores], differences: Sequence[float]
+    row: Scores, compared_to: Scores, others: Sequence[Scores], differences: Sequence[float]
 ) -> SeedError | None:
-    """Return the standard error of the mean of the paired `differences` of `row` and `base`; None
-    for fewer than two.
+    """Return the standard error of the mean of the paired `differences` of `row` and
+    `compared_to`; None for fewer than two.
 
-    row, base, others: mIoU by seed of the rows in a grid cell that may be pooled.
+    row, compared_to, others: mIoU by seed of the rows in a grid cell that may be pooled.
 
-    The variance of a difference is that of the row plus that of the base. The row's is the pooled
-    one. An error in the base's would affect all comparisons at once, so it is a weighted mean of
-    the pooled and the base's own variance, with at most `PRIOR` degrees of freedom for the pooled
-    one (Smyth, 2004, with a fixed prior). If the spread of the row or of the base is above that of
-    the other rows by more than chance, the differences' own variance is used instead.
+    The variance of a difference is that of `row` plus that of `compared_to`. That of `row` is the
+    pooled one. An error in that of `compared_to` would affect all comparisons at once, so it is a
+    weighted mean of the pooled variance and the row's own, with at most `PRIOR` degrees of freedom
+    for the pooled one (Smyth, 2004, with a fixed prior). If the spread of either row is above that
+    of the other rows by more than chance, the differences' own variance is used instead.
     """
     count = len(differences)
     if count < 2:
         return None
-    rows = [row, base, *others]
+    rows = [row, compared_to, *others]
     pooled = residuals(rows)
     own = float(np.var(differences, ddof=1))
     if not others or not pooled.freedom or any(_differs(rows, index) for index in (0, 1)):
         return SeedError(math.sqrt(own / count), count - 1, "own spread")
     rest = residuals([row, *others])
     alone = pooled.minus(rest)
-    # The mean square of the base against the mean of the other rows contains their variance, too.
+    # The mean square of one row against the mean of the others contains their variance, too.
     scale = len(rows) / (len(rows) - 1)
-    base_variance = max(0.0, scale * alone.mean_square - (scale - 1) * rest.mean_square)
+    own_variance = max(0.0, scale * alone.mean_square - (scale - 1) * rest.mean_square)
     prior = min(PRIOR, rest.freedom)
     freedom = prior + alone.freedom
-    moderated = (prior * pooled.mean_square + alone.freedom * base_variance) / freedom
+    moderated = (prior * pooled.mean_square + alone.freedom * own_variance) / freedom
     variance = pooled.mean_square + moderated
     return SeedError(math.sqrt(variance / count), freedom, "pooled")
 
 
 def fold_error(
-    row: Scores, base: Scores, others: Sequence[Scores], differences: Scores, folds: int
+    row: Scores, compared_to: Scores, others: Sequence[Scores], differences: Scores, folds: int
 ) -> SeedError | None:
     """Return the standard error of the mean of the paired `differences` over folds and seeds; None
     for fewer than two folds. folds: number of folds that the split is divided into.
 
-    row, base, others: as in `seed_error`, by seed and fold.
+    row, compared_to, others: as in `seed_error`, by seed and fold.
     """
     by_fold = fold_means(differences)
-    rows = [fold_means(each) for each in (row, base, *others)]
+    rows = [fold_means(each) for each in (row, compared_to, *others)]
     error = seed_error(rows[0], rows[1], rows[2:], list(by_fold.values()))
     if error is None:
         return None

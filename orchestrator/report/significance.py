@@ -36,10 +36,10 @@ Method = Literal["pooled", "own spread", "images only"]
 
 @dataclass(frozen=True)
 class Difference:
-    """mIoU of one row minus that of the row `base`, in percentage points, over shared seeds (and
-    folds).
+    """mIoU of one row minus that of the row `compared_to`, in percentage points, over shared seeds
+    (and folds).
 
-    base: variant that the row is compared to, in the same grid cell.
+    compared_to: variant that the row is compared to, in the same grid cell.
     by_seed: the paired differences, over the classes that occur in the labels; by seed and fold
         if there are folds.
     method: how the variation over seeds is estimated: `pooled` over the rows of the grid cell,
@@ -54,7 +54,7 @@ class Difference:
     standard_error, freedom: of `mean`, over seeds and images; None without p.
     """
 
-    base: str
+    compared_to: str
     mean: float
     by_seed: Mapping[Repetition, float]
     method: Method | None = None
@@ -196,10 +196,10 @@ class Pairs:
         return image_distribution(self.mean, self.replicates, self.sampling)
 
 
-def compare(base: str, pairs: Pairs) -> Difference:
+def compare(compared_to: str, pairs: Pairs) -> Difference:
     """Return the difference with its interval and p value, not adjusted for other comparisons.
-    base: variant that is subtracted."""
-    difference = Difference(base, pairs.mean, dict(pairs.by_seed))
+    compared_to: variant that is subtracted."""
+    difference = Difference(compared_to, pairs.mean, dict(pairs.by_seed))
     if not pairs.has_images:
         return difference
     assert pairs.sampling is not None
@@ -211,7 +211,7 @@ def compare(base: str, pairs: Pairs) -> Difference:
     return _tested(difference, centers, pairs.error, pairs.sampling.freedom, pairs.tested)
 
 
-def compare_means(base: str, cells: Sequence[Pairs], shared_trainings: bool) -> Difference:
+def compare_means(compared_to: str, cells: Sequence[Pairs], shared_trainings: bool) -> Difference:
     """Return the mean difference over cells of the grid, all of which have a p value. Replicates of
     the same images are paired.
 
@@ -233,7 +233,7 @@ def compare_means(base: str, cells: Sequence[Pairs], shared_trainings: bool) -> 
     )
     shared = [seed for seed in cells[0].by_seed if all(seed in pairs.by_seed for pairs in cells)]
     difference = Difference(
-        base,
+        compared_to,
         float(np.mean([pairs.mean for pairs in cells])),
         {seed: float(np.mean([pairs.by_seed[seed] for pairs in cells])) for seed in shared},
         error.method,

@@ -13,7 +13,7 @@ from rich.console import Console
 from orchestrator.report.caveats import seed_caveats
 from orchestrator.report.charts import Series, as_pdf
 from orchestrator.report.classes import HeatMap
-from orchestrator.report.columns import compared_to, empty_columns, row_label
+from orchestrator.report.columns import empty_columns, row_label, variants_compared_to
 from orchestrator.report.comparisons import OverallDifference, compare_rows
 from orchestrator.report.figures import MIOU, ReportFigure, class_maps, draw_figures
 from orchestrator.report.formats import (
@@ -159,7 +159,7 @@ class Report:
 
     def _caption(self, title: str, table: Table) -> str:
         """Return the caption of a table in a paper."""
-        config, bases = self.study.config, compared_to(self.rows)
+        config, compared_to = self.study.config, variants_compared_to(self.rows)
         if config.kind == "profile":
             return f"{config.study}: parameters and FLOPs."
         if table.name == "overall":
@@ -170,8 +170,8 @@ class Report:
             text += f", mean ± standard deviation over {config.fold_count} folds{of_seeds}"
         elif len(config.seeds) > 1:
             text += f", mean ± standard deviation over {len(config.seeds)} seeds"
-        if len(bases) == 1 and config.kind == "table":
-            text += f"; differences to {row_label(config, bases[0])} in points"
+        if len(compared_to) == 1 and config.kind == "table":
+            text += f"; differences to {row_label(config, compared_to[0])} in points"
         return f"{text}."
 
     def csv(self) -> str:

@@ -168,9 +168,9 @@ def overall_table(study: Study, rows: Sequence[Row], overall: Sequence[OverallDi
     differences = [each.difference for each in overall]
     labels = tuple(each.label for each in overall)
     columns = [Column("variant", labels, numeric=False, key="variant")]
-    if len({each.base for each in overall}) > 1:
-        bases = tuple(row_label(study.config, each.base) for each in overall)
-        columns.append(Column("compared to", bases, numeric=False, key="compared_to"))
+    if len({each.compared_to for each in overall}) > 1:
+        compared = tuple(row_label(study.config, each.compared_to) for each in overall)
+        columns.append(Column("compared to", compared, numeric=False, key="compared_to"))
     for cell in dict.fromkeys(cell for each in overall for cell in each.by_cell):
         values = tuple(signed(each.by_cell.get(cell)) for each in overall)
         columns.append(Column(titles.get(cell, ", ".join(cell)), values))

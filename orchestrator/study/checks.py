@@ -109,11 +109,11 @@ def _circular_comparisons(config: StudyConfig, source: Source) -> Iterator[Probl
     reported: set[str] = set()
     for start in config.variants:
         chain = [start]
-        while (base := config.base_of(chain[-1])) in config.variants and base not in chain:
-            chain.append(base)
-        if base is None or base not in chain:
+        while (other := config.compared_to(chain[-1])) in config.variants and other not in chain:
+            chain.append(other)
+        if other is None or other not in chain:
             continue
-        circle = chain[chain.index(base) :]
+        circle = chain[chain.index(other) :]
         if len(circle) < 2 or reported & set(circle):
             continue
         reported |= set(circle)

@@ -298,10 +298,10 @@ class StudyConfig:
         splits = [self.scored_split(name, validation_split) for name in (None, *self.protocols)]
         return list(dict.fromkeys(split for split in splits if split is not None))
 
-    def base_of(self, variant: str) -> str | None:
+    def compared_to(self, variant: str) -> str | None:
         """Return the variant that `variant` is compared to; None if it is not compared."""
-        base = self.variants[variant].compare_to or self.compare_to
-        return None if base == variant else base
+        compared_to = self.variants[variant].compare_to or self.compare_to
+        return None if compared_to == variant else compared_to
 
     @property
     def first_variants(self) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def _same_keys(
 
 def _compared_columns(config: StudyConfig, source: Source) -> Iterator[Problem]:
     """Yield the columns of comparisons in a study without any."""
-    if config.kind == "table" and any(map(config.base_of, config.variants)):
+    if config.kind == "table" and any(map(config.compared_to, config.variants)):
         return
     for index, name in enumerate(config.report.columns or ()):
         if name.split("/")[0] in ("compared_to", "difference", "p"):

@@ -53,9 +53,11 @@ def trial_note(
         lines.append(
             f"{trial.sample.name.capitalize()}:\n\n```yaml\n{_yaml(trial.sample.values)}```"
         )
-    base = _baseline(trial, study)
-    if base is not None:
-        lines.append(f"Compared with {_link(base, *run_ids[base]) if base in run_ids else base}.")
+    compared_to = _compared_to(trial, study)
+    if compared_to is not None:
+        linked = compared_to in run_ids
+        name = _link(compared_to, *run_ids[compared_to]) if linked else compared_to
+        lines.append(f"Compared with {name}.")
     lines.append(
         f"Study {_study_link(study.config.study, experiment_id)}, identity `{trial.identity[:16]}`"
     )
@@ -94,17 +96,17 @@ def study_note(study: Study, table: str, parent_id: str, experiment_id: str) -> 
     return text + link
 
 
-def _baseline(trial: ResolvedTrial, study: Study) -> str | None:
+def _compared_to(trial: ResolvedTrial, study: Study) -> str | None:
     """Return the name of the trial that this one is compared to: of the same grid values, seed
     and fold, if any."""
-    base = study.config.base_of(trial.variant)
+    variant = study.config.compared_to(trial.variant)
     for other in study.trials:
         same = (
             other.axes == trial.axes
             and other.sample == trial.sample
             and other.repetition == trial.repetition
         )
-        if same and other.variant == base:
+        if same and other.variant == variant:
             return other.name
     return None
 

@@ -115,7 +115,7 @@ def test_figures_use_comparable_runs_only(with_failure: Report) -> None:
     assert heat.lines[1].classes[0].text == f"{sum(differences) / 2:+.2f}"
     images = image_list(result.study, result.rows, ())
     assert images is not None
-    assert (images.label, images.base) == ("b", "a")
+    assert (images.label, images.compared_to) == ("b", "a")
 
 
 @pytest.mark.slow

@@ -38,9 +38,9 @@ def test_cells_that_differ_only_in_scoring_share_their_trainings(
     passed = []
     compare_means = comparisons.compare_means
 
-    def spy(base: str, cells: list[comparisons.Pairs], shared_trainings: bool) -> object:
+    def spy(compared_to: str, cells: list[comparisons.Pairs], shared_trainings: bool) -> object:
         passed.append(shared_trainings)
-        return compare_means(base, cells, shared_trainings)
+        return compare_means(compared_to, cells, shared_trainings)
 
     monkeypatch.setattr(comparisons, "compare_means", spy)
     (overall,) = report_of(path).read().overall
@@ -105,7 +105,7 @@ def test_note_on_missing_seeds_says_whether_the_means_shown_are_of_others(
     assert sum(note.startswith(other) for note in notes) == 1
 
 
-def test_rows_are_left_out_where_they_cannot_be_compared_with_the_base_of_the_study(
+def test_rows_are_left_out_where_they_cannot_be_compared_with_compare_to(
     tmp_path: Path, small_streets: Path
 ) -> None:
     variants = """\
@@ -122,14 +122,14 @@ def test_rows_are_left_out_where_they_cannot_be_compared_with_the_base_of_the_st
     map_ = heat_map(report.study, report.rows, grid_cell)
     assert map_ is not None
     assert [line.label for line in map_.lines] == ["a", "d"]
-    assert map_.has_base
+    assert map_.has_differences
     images = image_list(report.study, report.rows, grid_cell)
     assert images is not None
-    assert (images.label, images.base) == ("d", "a")
-    # Without the base, IoU is shown instead of differences, and the caption says so.
+    assert (images.label, images.compared_to) == ("d", "a")
+    # Without the row compared to, IoU is shown instead of differences, and the caption says so.
     map_ = heat_map(report.study, report.rows[1:], grid_cell)
     assert map_ is not None
-    assert not map_.has_base
+    assert not map_.has_differences
 
 
 def test_images_of_data_sets_with_one_name_are_told_apart(

@@ -366,10 +366,10 @@ def test_rows_have_their_own_base_and_a_mean_over_the_grid(
     report = report_of(path).read()
     by_place = {(row.variant, row.grid_cell): row for row in report.rows}
     for cell in (("8",), ("16",)):
-        row, base = by_place["c", cell], by_place["b", cell]
+        row, other = by_place["c", cell], by_place["b", cell]
         assert row.difference is not None
-        assert row.difference.base == "b"
-        expected = statistics.fmean(row.miou.values()) - statistics.fmean(base.miou.values())
+        assert row.difference.compared_to == "b"
+        expected = statistics.fmean(row.miou.values()) - statistics.fmean(other.miou.values())
         assert row.difference.mean == pytest.approx(expected)
     overall = {each.variant: each for each in report.overall}
     assert overall.keys() == {"b", "c"}

@@ -276,7 +276,7 @@ def test_rows_may_be_compared_in_a_chain(tmp_path: Path) -> None:
     text = MINIMAL + "grid: {training.epochs: [1, 2]}\n"
     text = text.replace("full: {", "last: {compare_to: full}\n  full: {")
     config = load(tmp_path, text).config
-    assert [config.base_of(name) for name in config.variants] == [None, "full", "strong"]
+    assert [config.compared_to(name) for name in config.variants] == [None, "full", "strong"]
 
 
 def test_all_problems_are_reported_once(tmp_path: Path) -> None:
