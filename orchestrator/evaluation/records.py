@@ -47,7 +47,8 @@ def protocol_tag(config: InferenceConfig) -> str:
 
 
 def _described(metric: MetricConfig) -> dict[str, Any]:
-    """Return what identifies a metric's scores: its configuration, and the code of an own one."""
+    """Return what identifies a metric's scores: its configuration, and the source of a user-defined
+    one."""
     described = asdict(metric)
     if is_class_name(metric.name):
         described["code"] = user_code_version(modules_named([metric.name]))

@@ -163,10 +163,10 @@ def count_metric(
     Raises UnknownClassError if there is no such class.
     """
     statistics = counts.values.reshape(len(counts.values), -1).astype(np.float64)
-    _, _, own = name.partition("iou/")
-    if not own:
+    _, _, class_name = name.partition("iou/")
+    if not class_name:
         return Measured(name, COUNT_METRICS[name], statistics)
-    members = (groups or {}).get(own, (own,))
+    members = (groups or {}).get(class_name, (class_name,))
     for each in members:
         if each not in counts.classes:
             raise UnknownClassError(

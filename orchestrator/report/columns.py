@@ -54,17 +54,17 @@ class _Kind:
 
     name: str
     of_row: Callable[[Row], str]
-    of_other: Callable[[PublishedRow], str] = lambda _: EMPTY
+    of_published: Callable[[PublishedRow], str] = lambda _: EMPTY
     drop_rank: int = 0
 
 
 def metric_columns(
-    config: StudyConfig, rows: Sequence[Row], others: Sequence[PublishedRow]
+    config: StudyConfig, rows: Sequence[Row], published_rows: Sequence[PublishedRow]
 ) -> list[Column]:
     """Return the columns of `report.columns`, or all in the default order, without empty ones."""
     return [
         column
-        for column in _requested(config, rows, others)
+        for column in _requested(config, rows, published_rows)
         if column.drop_rank == 0 or any(value != EMPTY for value in column.values)
     ]
 
@@ -78,17 +78,19 @@ def empty_columns(config: StudyConfig, rows: Sequence[Row]) -> list[str]:
 
 
 def _requested(
-    config: StudyConfig, rows: Sequence[Row], others: Sequence[PublishedRow]
+    config: StudyConfig, rows: Sequence[Row], published_rows: Sequence[PublishedRow]
 ) -> list[Column]:
     kinds, keys = _kinds(config, rows), config.report.columns
     if keys is None:
         hidden = set() if len(variants_compared_to(rows)) > 1 else {"compared_to"}
         if config.kind != "table":
             hidden |= {"difference", "p"}
-        return [_column(k, kind, rows, others) for k, kind in kinds.items() if k not in hidden]
+        return [
+            _column(k, kind, rows, published_rows) for k, kind in kinds.items() if k not in hidden
+        ]
     requested = {key: kinds.get(key) or _metric(config, rows, key) for key in keys}
     return [
-        _column(key, replace(kind, drop_rank=min(kind.drop_rank, PAPER_RANK)), rows, others)
+        _column(key, replace(kind, drop_rank=min(kind.drop_rank, PAPER_RANK)), rows, published_rows)
         for key, kind in requested.items()
     ]
 
@@ -161,7 +163,7 @@ def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
         "published": _Kind(
             "published %",
             lambda row: number(own_published(row), 1),
-            lambda other: number(None if apart else other.miou, 1),
+            lambda published: number(None if apart else published.miou, 1),
             drop_rank=1,
         ),
         "published_difference": _Kind(
@@ -172,7 +174,7 @@ def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
         "published_elsewhere": _Kind(
             f"published % ({setting or 'other setting'})",
             lambda row: number(row.published if row.published_elsewhere else None, 1),
-            lambda other: number(other.miou if apart else None, 1),
+            lambda published: number(published.miou if apart else None, 1),
             drop_rank=4,
         ),
         "best": _Kind(
@@ -181,13 +183,13 @@ def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
         "parameters_m": _Kind(
             "params M",
             lambda row: number(row.parameters_m, 2),
-            lambda other: number(other.parameters_m, 2),
+            lambda published: number(published.parameters_m, 2),
             drop_rank=5,
         ),
         "gflops": _Kind(
             f"GFLOPs{_common_size(rows)}",
             lambda row: gflops_text(row.gflops),
-            lambda other: gflops_text(other.gflops),
+            lambda published: gflops_text(published.gflops),
             drop_rank=6,
         ),
         "latency_ms": _Kind(
@@ -246,8 +248,10 @@ def _first(metrics: Mapping[str, float], names: Sequence[str]) -> float | None:
     return next((metrics[name] for name in names if name in metrics), None)
 
 
-def _column(key: str, kind: _Kind, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Column:
-    values = (*map(kind.of_row, rows), *map(kind.of_other, others))
+def _column(
+    key: str, kind: _Kind, rows: Sequence[Row], published_rows: Sequence[PublishedRow]
+) -> Column:
+    values = (*map(kind.of_row, rows), *map(kind.of_published, published_rows))
     bold = {
         index
         for index, row in enumerate(rows)

@@ -76,12 +76,14 @@ def compare_rows(study: Study, rows: Sequence[Row]) -> Comparisons:
             pair = _pairs(row, compared_to, pooled, _MIOU, folds)
             assert pair is not None, "both rows have a score of the shared seeds"
             pairs.setdefault(row.variant, {})[row.grid_cell] = pair
-            others = {score.key: _pairs(row, compared_to, pooled, score, folds) for score in scores}
+            by_metric = {
+                score.key: _pairs(row, compared_to, pooled, score, folds) for score in scores
+            }
             row = replace(
                 row,
                 difference=compare(row.compared_to, pair),
                 differences={
-                    k: compare(row.compared_to, each) for k, each in others.items() if each
+                    k: compare(row.compared_to, each) for k, each in by_metric.items() if each
                 },
                 mixed_difference=_is_mixed(row, compared_to, seeds),
             )
@@ -224,11 +226,11 @@ def _seed_error(
 ) -> SeedError | None:
     # Another variant may be the same training as one of the two.
     compared = _run_ids(row) | _run_ids(compared_to)
-    others = [_labeled(each, score) for each in pooled if not _run_ids(each) & compared]
+    pooled_rows = [_labeled(each, score) for each in pooled if not _run_ids(each) & compared]
     sides = _labeled(row, score), _labeled(compared_to, score)
     if folds is not None:
-        return fold_error(*sides, others, by_seed, folds)
-    return seed_error(*sides, others, list(by_seed.values()))
+        return fold_error(*sides, pooled_rows, by_seed, folds)
+    return seed_error(*sides, pooled_rows, list(by_seed.values()))
 
 
 def _order(repetition: Repetition) -> tuple[int, int]:
@@ -273,7 +275,7 @@ def _resampled(row: Row, score: Score) -> dict[Repetition, _Resampled]:
             continue
         labeled, replicates = counts.labeled_miou, counts.resampled
         if score != _MIOU:
-            other = counts.others.get(score.key)
+            other = counts.metrics.get(score.key)
             if other is None or other.resampled is None:
                 continue
             labeled, replicates = other.labeled, other.resampled

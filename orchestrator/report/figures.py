@@ -29,7 +29,7 @@ from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
 from orchestrator.report.sample_plot import SampledSeries, draw_samples
 from orchestrator.report.search import best_rows, objective, tuned_rows
-from orchestrator.report.table import Cell, cell_titles
+from orchestrator.report.table import GridCell, cell_titles
 from orchestrator.study.study import Study
 
 Kind = Literal["differences", "samples", "accuracy", "classes", "miou", "loss"]
@@ -57,7 +57,7 @@ class ReportFigure:
 
 
 def draw_figures(
-    study: Study, rows: Sequence[Row], history: History, maps: Mapping[Cell, HeatMap]
+    study: Study, rows: Sequence[Row], history: History, maps: Mapping[GridCell, HeatMap]
 ) -> list[ReportFigure]:
     """Return the figures of all grid cells.
 
@@ -75,7 +75,7 @@ def draw_figures(
     ]
 
 
-def class_maps(study: Study, rows: Sequence[Row]) -> dict[Cell, HeatMap]:
+def class_maps(study: Study, rows: Sequence[Row]) -> dict[GridCell, HeatMap]:
     """Return IoU by class of each grid cell that has per-image counts."""
     maps = {cell: heat_map(study, rows, cell) for cell in cell_titles(rows)}
     return {cell: each for cell, each in maps.items() if each is not None}
@@ -84,7 +84,7 @@ def class_maps(study: Study, rows: Sequence[Row]) -> dict[Cell, HeatMap]:
 def _differences(study: Study, rows: Sequence[Row]) -> Iterator[ReportFigure]:
     """Yield the forest plots of the differences, all with the same horizontal axis."""
     compared_to = variants_compared_to(rows)
-    panels: dict[Cell, list[ForestLine]] = {}
+    panels: dict[GridCell, list[ForestLine]] = {}
     for row in rows:
         if row.compared_to:
             line = _line(study, row, name_compared_to=len(compared_to) > 1)
@@ -182,7 +182,7 @@ def _accuracy(study: Study, rows: Sequence[Row]) -> Iterator[ReportFigure]:
 
 
 def _classes(
-    study: Study, rows: Sequence[Row], maps: Mapping[Cell, HeatMap]
+    study: Study, rows: Sequence[Row], maps: Mapping[GridCell, HeatMap]
 ) -> Iterator[ReportFigure]:
     """Yield the differences of the last row of each grid cell by class, the largest gain first."""
     titles = cell_titles(rows)

@@ -20,7 +20,7 @@ from orchestrator.report.figures import LOSS, MIOU, History, Kind, ReportFigure
 from orchestrator.report.notes import Notes
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row
-from orchestrator.report.table import Cell, Table, cell_titles
+from orchestrator.report.table import GridCell, Table, cell_titles
 from orchestrator.study.study import Study
 
 SPARKLINES = {LOSS: "loss", MIOU: "mIoU"}
@@ -37,7 +37,7 @@ def render_page(
     tables: Sequence[tuple[str, Table]],
     notes: Notes,
     figures: Sequence[ReportFigure],
-    maps: Mapping[Cell, HeatMap],
+    maps: Mapping[GridCell, HeatMap],
     history: History,
     run_url: Callable[[Result], str],
     mlflow_hint: str,

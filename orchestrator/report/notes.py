@@ -50,16 +50,16 @@ class Notes:
 def notes_on(
     study: Study,
     rows: Sequence[Row],
-    others: Sequence[PublishedRow],
+    published_rows: Sequence[PublishedRow],
     overall: Sequence[OverallDifference] = (),
     planned: Sequence[Row] = (),
 ) -> Notes:
-    """Return all notes on a table. others: published rows of other methods. overall: differences
-    over all cells of the grid. planned: all rows of the study, if `rows` are a part of them."""
+    """Return all notes on a table. published_rows: of other methods. overall: differences over all
+    cells of the grid. planned: all rows of the study, if `rows` are a part of them."""
     if study.config.kind == "profile":
-        footnotes = tuple(_profile_footnotes(study, rows, others))
+        footnotes = tuple(_profile_footnotes(study, rows, published_rows))
         return Notes((), (), footnotes, (frozenset(),) * len(footnotes))
-    tagged = list(_footnotes(study, rows, others, overall))
+    tagged = list(_footnotes(study, rows, published_rows, overall))
     return Notes(
         tuple(_unfinished(study, rows)),
         tuple(caveats(study, rows, planned)),
@@ -121,7 +121,7 @@ def _description(study: Study, result: Result) -> str:
 def _footnotes(
     study: Study,
     rows: Sequence[Row],
-    others: Sequence[PublishedRow],
+    published_rows: Sequence[PublishedRow],
     overall: Sequence[OverallDifference],
 ) -> Iterable[tuple[str, ...]]:
     """Yield each footnote, followed by the keys of the columns it is about."""
@@ -164,7 +164,7 @@ def _footnotes(
         }
         listed = "; ".join(sorted(sources))
         yield f"Entered %: scores from the study file (source: {listed}).", "entered"
-    for note in _sources(study, rows, others):
+    for note in _sources(study, rows, published_rows):
         yield note, "published", "published_difference", "published_elsewhere"
     if any(row.cost is not None for row in rows):
         yield "Parameters exclude auxiliary heads.", "parameters_m"
@@ -258,9 +258,11 @@ def _scoring(study: Study, rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
         )
 
 
-def _sources(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Iterable[str]:
+def _sources(
+    study: Study, rows: Sequence[Row], published_rows: Sequence[PublishedRow]
+) -> Iterable[str]:
     sources = {row.reference.source for row in rows if row.reference and row.reference.source}
-    sources |= {other.source for other in others if other.source}
+    sources |= {each.source for each in published_rows if each.source}
     if not sources:
         return
     elsewhere = ""
@@ -270,7 +272,7 @@ def _sources(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) 
 
 
 def _profile_footnotes(
-    study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
+    study: Study, rows: Sequence[Row], published_rows: Sequence[PublishedRow]
 ) -> Iterable[str]:
     options = study.config.profile or ProfileOptions()
     height, width = options.size
@@ -279,4 +281,4 @@ def _profile_footnotes(
         f"GFLOPs: billions of multiply-adds for one image of {height} x {width} pixels "
         "(height x width)."
     )
-    yield from _sources(study, rows, others)
+    yield from _sources(study, rows, published_rows)

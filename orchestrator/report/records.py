@@ -24,7 +24,7 @@ _STATISTICS = {
 
 
 def table_records(
-    study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
+    study: Study, rows: Sequence[Row], published_rows: Sequence[PublishedRow]
 ) -> list[dict[str, Value]]:
     """Return the lines of the table by column, all with the same columns: mIoU in percent,
     differences in percentage points, missing values None. The column `kind` is `trained`,
@@ -33,18 +33,18 @@ def table_records(
     lines += [
         {
             "kind": "published",
-            "label": other.label,
+            "label": each.label,
             **{
-                axis: _condition_text(other.when[axis])
+                axis: _condition_text(each.when[axis])
                 for axis in study.config.grid
-                if axis in other.when
+                if axis in each.when
             },
-            "parameters_m": other.parameters_m,
-            "gflops": other.gflops,
-            "published_miou": other.miou,
-            "source": other.source,
+            "parameters_m": each.parameters_m,
+            "gflops": each.gflops,
+            "published_miou": each.miou,
+            "source": each.source,
         }
-        for other in others
+        for each in published_rows
     ]
     names = dict.fromkeys(name for line in lines for name in line)
     # Without a test, there is no column that looks like one.

@@ -72,7 +72,7 @@ class ResampledCounts:
     image_miou: mIoU of each image by itself, `(images,)`.
     resampled: mIoU of each bootstrap replicate over the classes in its labels, `(replicates,)`.
     sampling: how the replicates draw images.
-    others: the other requested metrics that the trial has, by key.
+    metrics: the other requested metrics that the trial has, by key.
     """
 
     identifiers: tuple[str, ...]
@@ -83,7 +83,7 @@ class ResampledCounts:
     image_miou: NDArray[np.float64]
     resampled: NDArray[np.float64]
     sampling: Sampling
-    others: Mapping[str, ResampledScore] = field(default_factory=dict)
+    metrics: Mapping[str, ResampledScore] = field(default_factory=dict)
 
     @property
     def labeled_miou(self) -> float:
@@ -130,11 +130,11 @@ class CountsReader:
             first = next(iter(waiting.values()))
             alike = {each: counts for each, counts in waiting.items() if counts.same_images(first)}
             measured = [
-                [count_metric(counts, "miou"), *self._others(score, counts)]
+                [count_metric(counts, "miou"), *self._metrics(score, counts)]
                 for score, counts in alike.items()
             ]
             resampled = resampled_scores(list(alike.values()), measured)
-            for (score, counts), own, replicates in zip(
+            for (score, counts), metrics, replicates in zip(
                 alike.items(), measured, resampled, strict=True
             ):
                 labeled = labeled_classes(counts)
@@ -149,7 +149,7 @@ class CountsReader:
                     sampling_of(counts),
                     {
                         each.key: _resampled_score(each, labeled, replicates[each.key])
-                        for each in own[1:]
+                        for each in metrics[1:]
                     },
                 )
                 del waiting[score]
@@ -159,7 +159,7 @@ class CountsReader:
         counts = self._download(score.run_id, score.counts_path, read_counts)
         return counts if counts and abs(counts.miou - score.miou) <= _ROUNDING else None
 
-    def _others(self, score: ScoreRef, counts: Counts) -> list[Measured]:
+    def _metrics(self, score: ScoreRef, counts: Counts) -> list[Measured]:
         """Return the requested metrics that a run has, with their statistics of the same images."""
         found = [
             count_metric(counts, key, self.class_groups)
@@ -179,7 +179,7 @@ class CountsReader:
         return found + [
             Measured(each.key, each.metric, statistics.values[each.key])
             for each in build_metrics(configs, len(counts.classes))
-            # The code of an own metric may have changed since.
+            # The source of a user-defined metric may have changed since.
             if each.length == statistics.values[each.key].shape[1]
         ]
 
@@ -195,6 +195,6 @@ class CountsReader:
 def _resampled_score(
     measured: Measured, labeled: NDArray[np.bool_], replicates: NDArray[np.float64]
 ) -> ResampledScore:
-    own = labeled_score(measured.metric, measured.statistics.sum(axis=0), labeled)
-    finite = bool(np.isfinite(replicates).all() and np.isfinite(own))
-    return ResampledScore(measured.score, float(own), replicates if finite else None)
+    over_labeled = labeled_score(measured.metric, measured.statistics.sum(axis=0), labeled)
+    finite = bool(np.isfinite(replicates).all() and np.isfinite(over_labeled))
+    return ResampledScore(measured.score, float(over_labeled), replicates if finite else None)

@@ -41,9 +41,9 @@ class Score:
                 continue
             if result.run is not None:
                 value = result.run.metrics.get(metric_name(f"{self.prefix}/{self.key}"))
-            if value is None and result.counts is not None and self.key in result.counts.others:
+            if value is None and result.counts is not None and self.key in result.counts.metrics:
                 # Runs of older code did not record all metrics of the counts.
-                value = result.counts.others[self.key].score
+                value = result.counts.metrics[self.key].score
             if value is not None and math.isfinite(value):
                 values[result.trial.repetition] = self.factor * value
         return values

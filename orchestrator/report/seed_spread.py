@@ -83,12 +83,13 @@ class SeedError:
 
 
 def seed_error(
-    row: Scores, compared_to: Scores, others: Sequence[Scores], differences: Sequence[float]
+    row: Scores, compared_to: Scores, pooled_rows: Sequence[Scores], differences: Sequence[float]
 ) -> SeedError | None:
     """Return the standard error of the mean of the paired `differences` of `row` and
     `compared_to`; None for fewer than two.
 
-    row, compared_to, others: mIoU by seed of the rows in a grid cell that may be pooled.
+    row, compared_to, pooled_rows: mIoU by seed of two rows, and of the others of their grid cell
+        that may be pooled with them.
 
     The variance of a difference is that of `row` plus that of `compared_to`. That of `row` is the
     pooled one. An error in that of `compared_to` would affect all comparisons at once, so it is a
@@ -99,12 +100,12 @@ def seed_error(
     count = len(differences)
     if count < 2:
         return None
-    rows = [row, compared_to, *others]
+    rows = [row, compared_to, *pooled_rows]
     pooled = residuals(rows)
     own = float(np.var(differences, ddof=1))
-    if not others or not pooled.freedom or any(_differs(rows, index) for index in (0, 1)):
+    if not pooled_rows or not pooled.freedom or any(_differs(rows, index) for index in (0, 1)):
         return SeedError(math.sqrt(own / count), count - 1, "own spread")
-    rest = residuals([row, *others])
+    rest = residuals([row, *pooled_rows])
     alone = pooled.minus(rest)
     # The mean square of one row against the mean of the others contains their variance, too.
     scale = len(rows) / (len(rows) - 1)
@@ -117,15 +118,15 @@ def seed_error(
 
 
 def fold_error(
-    row: Scores, compared_to: Scores, others: Sequence[Scores], differences: Scores, folds: int
+    row: Scores, compared_to: Scores, pooled_rows: Sequence[Scores], differences: Scores, folds: int
 ) -> SeedError | None:
     """Return the standard error of the mean of the paired `differences` over folds and seeds; None
     for fewer than two folds. folds: number of folds that the split is divided into.
 
-    row, compared_to, others: as in `seed_error`, by seed and fold.
+    row, compared_to, pooled_rows: as in `seed_error`, by seed and fold.
     """
     by_fold = fold_means(differences)
-    rows = [fold_means(each) for each in (row, compared_to, *others)]
+    rows = [fold_means(each) for each in (row, compared_to, *pooled_rows)]
     error = seed_error(rows[0], rows[1], rows[2:], list(by_fold.values()))
     if error is None:
         return None

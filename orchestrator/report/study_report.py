@@ -30,7 +30,7 @@ from orchestrator.report.records import Value, as_csv, table_records
 from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
 from orchestrator.report.search import best_rows, best_table, search_result
-from orchestrator.report.table import Cell, Table, grid_table, main_table, overall_table
+from orchestrator.report.table import GridCell, Table, grid_table, main_table, overall_table
 from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.search_result import FILE
@@ -69,14 +69,14 @@ class Report:
     def tables(self) -> list[tuple[str, Table]]:
         """The tables with their titles; if there is a grid, its table comes first, and so does the
         table of the best samples."""
-        others, sampling = self.study.config.published, self.study.config.sampling
+        published_rows, sampling = self.study.config.published, self.study.config.sampling
+        main = main_table(self.study, self.rows, published_rows)
         if sampling is not None:
             return [
                 (f"Best of {sampling.count} samples", best_table(self.study, self.rows)),
-                ("All samples", replace(main_table(self.study, self.rows, others), name="samples")),
+                ("All samples", replace(main, name="samples")),
             ]
-        grid = grid_table(self.study, self.rows, others)
-        main = main_table(self.study, self.rows, others)
+        grid = grid_table(self.study, self.rows, published_rows)
         if grid is None:
             return [("", main)]
         axes = " x ".join(axis.split(".")[-1] for axis in self.study.config.grid)
@@ -271,7 +271,7 @@ class StudyReport:
         self,
         report: Report,
         figures: Sequence[ReportFigure],
-        maps: Mapping[Cell, HeatMap],
+        maps: Mapping[GridCell, HeatMap],
         links: bool,
     ) -> str:
         tables, name = report.tables, report.study.config.study

@@ -29,7 +29,7 @@ from orchestrator.report.rows import Row
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.study import Study
 
-Cell = tuple[str, ...]
+GridCell = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Table:
         for index in range(end, len(labels)):
             values = [axis[index] for axis in axes if axis[index] != EMPTY]
             labels[index] += f" ({', '.join(values)})" if values else ""
-        first, *others = (c for c in self.columns if c.numeric or c.key in text)
-        return replace(self, columns=(replace(first, values=tuple(labels)), *others))
+        first, *rest = (c for c in self.columns if c.numeric or c.key in text)
+        return replace(self, columns=(replace(first, values=tuple(labels)), *rest))
 
     @property
     def breaks(self) -> frozenset[int]:
@@ -95,18 +95,23 @@ class Table:
         return groups if any(name for name, _ in groups) else []
 
 
-def main_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
+def main_table(study: Study, rows: Sequence[Row], published_rows: Sequence[PublishedRow]) -> Table:
     """Return the table with one line per row, sorted by grid cell, followed by the published rows
     of other methods."""
     grid_cells = list(dict.fromkeys(row.grid_cell for row in rows))
     rows = sorted(rows, key=lambda row: grid_cells.index(row.grid_cell))
     if study.config.kind == "profile":
-        return _profile_table(study, rows, others)
-    columns = [*_names(study, rows, others), *metric_columns(study.config, rows, others)]
-    return _table(columns, rows, others)
+        return _profile_table(study, rows, published_rows)
+    columns = [
+        *_names(study, rows, published_rows),
+        *metric_columns(study.config, rows, published_rows),
+    ]
+    return _table(columns, rows, published_rows)
 
 
-def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table | None:
+def grid_table(
+    study: Study, rows: Sequence[Row], published_rows: Sequence[PublishedRow]
+) -> Table | None:
     """Return the table as papers lay it out: one line per variant; for each grid cell, mIoU, the
     difference with its interval, and the published value. None if the grid has a single cell.
 
@@ -118,9 +123,11 @@ def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
     titles = cell_titles(rows)
     labels = {row.variant: row.label for row in rows}
     by_cell = {(row.variant, row.grid_cell): row for row in rows}
-    others = [other for other in others if any(axis in other.when for axis in study.config.grid)]
+    published_rows = [
+        each for each in published_rows if any(axis in each.when for axis in study.config.grid)
+    ]
     with_interval = any(row.difference and row.difference.interval for row in rows)
-    names = (*labels.values(), *(o.label for o in others))
+    names = (*labels.values(), *(each.label for each in published_rows))
     columns = [Column("variant", names, numeric=False, key="variant")]
     for grid_cell in grid_cells:
         axes = next(row.axes for row in rows if row.grid_cell == grid_cell)
@@ -133,8 +140,10 @@ def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
         elsewhere = any(row is not None and row.published_elsewhere for row in cells)
         setting = f" ({setting_text(study.config)})" if elsewhere else ""
         published_name = f"published %{setting}"
-        theirs = [number(o.miou if applies_to(o, axes) else None, 1) for o in others]
-        blank = [EMPTY] * len(others)
+        theirs = [
+            number(each.miou if applies_to(each, axes) else None, 1) for each in published_rows
+        ]
+        blank = [EMPTY] * len(published_rows)
         for key, name, values, other_values, drop_rank in (
             ("miou", "mIoU %", [_grid_miou(row) for row in cells], blank, 0),
             (
@@ -157,8 +166,8 @@ def grid_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]
             if drop_rank == 0 or any(text != EMPTY for text in texts):
                 title = titles[grid_cell]
                 columns.append(Column(name, texts, True, drop_rank, key, title, bold))
-    sections = {len(labels): ""} if others else {}
-    return Table(tuple(columns), sections, len(others), "grid")
+    sections = {len(labels): ""} if published_rows else {}
+    return Table(tuple(columns), sections, len(published_rows), "grid")
 
 
 def overall_table(study: Study, rows: Sequence[Row], overall: Sequence[OverallDifference]) -> Table:
@@ -186,7 +195,7 @@ def overall_table(study: Study, rows: Sequence[Row], overall: Sequence[OverallDi
     return Table(tuple(columns), name="overall")
 
 
-def cell_titles(rows: Sequence[Row]) -> dict[Cell, str]:
+def cell_titles(rows: Sequence[Row]) -> dict[GridCell, str]:
     """Return the title of each grid cell. Of a path or URI, only the last part is shown if it
     distinguishes the cells."""
     cells = list(dict.fromkeys(row.grid_cell for row in rows))
@@ -197,71 +206,76 @@ def cell_titles(rows: Sequence[Row]) -> dict[Cell, str]:
     return {cell: ", ".join(name) for cell, name in names.items()}
 
 
-def applies_to(other: PublishedRow, axes: Mapping[str, Any]) -> bool:
+def applies_to(published_row: PublishedRow, axes: Mapping[str, Any]) -> bool:
     """Whether a published row is for the grid cell with these axes."""
     return all(
         axis not in axes
         or str(axes[axis]) in map(str, value if isinstance(value, list | tuple) else [value])
-        for axis, value in other.when.items()
+        for axis, value in published_row.when.items()
     )
 
 
-def _profile_table(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
+def _profile_table(
+    study: Study, rows: Sequence[Row], published_rows: Sequence[PublishedRow]
+) -> Table:
     """Return the table of parameters and FLOPs, with the published ones and the differences."""
     references = [row.reference for row in rows]
-    columns = _names(study, rows, others)
-    blank = [EMPTY] * len(others)
+    columns = _names(study, rows, published_rows)
+    blank = [EMPTY] * len(published_rows)
     for name, text, ours, theirs, published in (
         (
             "params M",
             lambda value: number(value, 2),
             [row.parameters_m for row in rows],
             [each.parameters_m if each else None for each in references],
-            [other.parameters_m for other in others],
+            [each.parameters_m for each in published_rows],
         ),
         (
             "GFLOPs",
             gflops_text,
             [row.gflops for row in rows],
             [each.gflops if each else None for each in references],
-            [other.gflops for other in others],
+            [each.gflops for each in published_rows],
         ),
     ):
         differences = [
-            f"{100 * (own / other - 1):+.2f} %" if own and other else EMPTY
-            for own, other in zip(ours, theirs, strict=True)
+            f"{100 * (value / reference - 1):+.2f} %" if value and reference else EMPTY
+            for value, reference in zip(ours, theirs, strict=True)
         ]
         columns += [
             Column(name, (*map(text, ours), *blank)),
             Column("published", tuple(map(text, (*theirs, *published)))),
             Column("difference", (*differences, *blank)),
         ]
-    return _table(columns, rows, others)
+    return _table(columns, rows, published_rows)
 
 
-def _names(study: Study, rows: Sequence[Row], others: Sequence[PublishedRow]) -> list[Column]:
+def _names(
+    study: Study, rows: Sequence[Row], published_rows: Sequence[PublishedRow]
+) -> list[Column]:
     labels = [row.label + row_marks(row) for row in rows]
-    columns = [
-        Column("variant", (*labels, *(o.label for o in others)), numeric=False, key="variant")
-    ]
+    labels += [each.label for each in published_rows]
+    columns = [Column("variant", tuple(labels), numeric=False, key="variant")]
     for axis in study.config.grid:
         values = [str(row.axes[axis]) for row in rows]
-        theirs = [axis_text(other.when.get(axis)) for other in others]
+        theirs = [axis_text(each.when.get(axis)) for each in published_rows]
         name = axis.split(".")[-1]
         columns.append(Column(name, (*values, *theirs), numeric=False, key=axis))
-    return [*columns, *sample_columns(study.config, rows, len(others))]
+    return [*columns, *sample_columns(study.config, rows, len(published_rows))]
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Row], others: Sequence[PublishedRow]) -> Table:
+def _table(
+    columns: Sequence[Column], rows: Sequence[Row], published_rows: Sequence[PublishedRow]
+) -> Table:
     titles = cell_titles(rows)
     sections = {
         i: titles[row.grid_cell]
         for i, row in enumerate(rows)
         if len(titles) > 1 and (i == 0 or row.grid_cell != rows[i - 1].grid_cell)
     }
-    if others:
+    if published_rows:
         sections[len(rows)] = "other methods, published"
-    return Table(tuple(columns), sections, len(others))
+    return Table(tuple(columns), sections, len(published_rows))
 
 
 def _grid_miou(row: Row | None) -> str:

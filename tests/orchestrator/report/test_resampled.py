@@ -62,10 +62,10 @@ def test_statistics_of_other_images_are_left_out(folder: Folder) -> None:
     score = ScoreRef("run", "counts.arrow", MIOU)
     write_calibration(folder, [f"image {index}" for index in range(IMAGES)])
     (counts,) = CountsReader(folder, ("calibration_error",)).read([score]).values()
-    assert counts.others["calibration_error"].resampled is not None
+    assert counts.metrics["calibration_error"].resampled is not None
     write_calibration(folder, [f"image {index}" for index in range(1, IMAGES + 1)])
     (counts,) = CountsReader(folder, ("calibration_error",)).read([score]).values()
-    assert counts.others == {}
+    assert counts.metrics == {}
 
 
 def test_unlabeled_images_are_not_drawn() -> None:
