@@ -84,15 +84,6 @@ def _sampling(groups: tuple[str | None, ...]) -> Sampling:
     return Sampling("within groups", images, images - strata, names)
 
 
-def resampled_miou(
-    counts: Sequence[Counts], replicates: int = REPLICATES
-) -> list[NDArray[np.float64]]:
-    """Return the mIoU in [0, 1] of each replicate, `(replicates,)` float64 for each of `counts`.
-    Raises ValueError as `resampled_scores` does."""
-    measured = [[count_metric(each, "miou")] for each in counts]
-    return [scores["miou"] for scores in resampled_scores(counts, measured, replicates)]
-
-
 def resampled_scores(
     counts: Sequence[Counts],
     measured: Sequence[Sequence[Measured]],

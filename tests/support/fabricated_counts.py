@@ -1,8 +1,11 @@
 """Generated counts per image and class, and a reference implementation of mIoU."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.report.bootstrap import REPLICATES, count_metric, resampled_scores
 from pipelines.evaluation.counts import Counts
 
 CLASSES = ("road", "sky", "car")
@@ -35,3 +38,11 @@ def naive_miou(counts: NDArray[np.int64], images: list[int]) -> float:
         if union:
             values.append(true / union)
     return sum(values) / len(values)
+
+
+def resampled_miou(
+    counts: Sequence[Counts], replicates: int = REPLICATES
+) -> list[NDArray[np.float64]]:
+    """Return the mIoU in [0, 1] of each replicate, `(replicates,)` float64 for each of `counts`."""
+    measured = [[count_metric(each, "miou")] for each in counts]
+    return [scores["miou"] for scores in resampled_scores(counts, measured, replicates)]

@@ -10,12 +10,11 @@ from orchestrator.report.bootstrap import (
     Sampling,
     count_metric,
     labeled_classes,
-    resampled_miou,
     resampled_scores,
     sampling_of,
 )
 from pipelines.evaluation.metrics import Measured, Metric
-from tests.support.fabricated_counts import counts_of, naive_miou, random_counts
+from tests.support.fabricated_counts import counts_of, naive_miou, random_counts, resampled_miou
 
 SIX = (*("a",) * 3, *("b",) * 2, "c", "d", "e", "f", "f")
 

@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from orchestrator.report.bootstrap import labeled_classes, resampled_miou, sampling_of
+from orchestrator.report.bootstrap import labeled_classes, sampling_of
 from orchestrator.report.breakdown import image_list
 from orchestrator.report.caveats import caveats
 from orchestrator.report.classes import heat_map
@@ -24,7 +24,7 @@ from orchestrator.report.table import main_table
 from orchestrator.study.load import load_study
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.folder import Folder
-from tests.support.fabricated_counts import counts_of, random_counts
+from tests.support.fabricated_counts import counts_of, random_counts, resampled_miou
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
 
 pytestmark = pytest.mark.usefixtures("own_store")

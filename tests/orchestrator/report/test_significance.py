@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import linalg, stats
 
-from orchestrator.report.bootstrap import Sampling, resampled_miou, sampling_of
+from orchestrator.report.bootstrap import Sampling, sampling_of
 from orchestrator.report.seed_spread import SeedError, seed_error
 from orchestrator.report.significance import (
     Difference,
@@ -19,7 +19,7 @@ from orchestrator.report.significance import (
     holm,
     image_distribution,
 )
-from tests.support.fabricated_counts import naive_miou, random_counts
+from tests.support.fabricated_counts import naive_miou, random_counts, resampled_miou
 
 MANY = Sampling("images", 10_000, 9_999)
 
