@@ -195,8 +195,7 @@ class Study:
     def table(self) -> "pandas.DataFrame":
         """Return the table of the study, one row for each line of `table.csv`: mIoU in percent,
         differences in percentage points."""
-        config = self._study.config
-        return frame(self._read().records(), {*config.grid, *config.sample})
+        return self._frame(self._read().records())
 
     @_in_python()
     def runs(self) -> "pandas.DataFrame":
@@ -204,14 +203,20 @@ class Study:
         run under their names in MLflow, such as `val/iou/road`."""
         with importing_libraries():
             from orchestrator.report.records import trial_records
-        report, config = self._read(), self._study.config
-        records = trial_records(report.study, report.rows)
-        return frame(records, {*config.grid, *config.sample})
+        report = self._read()
+        return self._frame(trial_records(report.study, report.rows))
 
     @_in_python()
     def report(self) -> "ReportView":
         """Return the report of the study, which a notebook shows as a page."""
         return ReportView(self._study_report, self._read())
+
+    def _frame(self, records: Sequence[Mapping[str, Any]]) -> "pandas.DataFrame":
+        """Return the records of a report as a frame."""
+        from orchestrator.report.records import INTEGERS, TEXTS
+
+        config = self._study.config
+        return frame(records, {*TEXTS, *config.grid, *config.sample}, INTEGERS)
 
     def _read(self) -> "Report":
         return self._study_report.read()

@@ -22,17 +22,6 @@ if TYPE_CHECKING:
 
 _FRAME_HEIGHT = 800  # pixels of a report in a notebook
 
-# Columns of whole numbers and of text; all others are of fractions.
-_INTEGERS = {
-    *("n", "seeds_requested", "folds_requested", "difference_n", "comparisons", "seed", "fold"),
-    *("sample", "stale", "published_elsewhere", "epoch", "epochs", "steps", "disk_bytes"),
-}
-_TEXTS = {
-    *("kind", "trial", "variant", "label", "state", "split", "protocol", "compared_to"),
-    *("difference_method", "source", "latency_device", "unfinished", "uncertain", "incomparable"),
-    *("data", "code", "precision", "workers", "runs", "run_id", "study", "identity", "total"),
-}
-
 
 class PlanView:
     """The plan of a study: what `--plan` prints, and its numbers as frames."""
@@ -63,7 +52,8 @@ class PlanView:
                     "disk_bytes": each.disk,
                 }
             )
-        return frame(records)
+        texts, integers = {"trial", "state", "identity"}, {"epochs", "steps", "disk_bytes"}
+        return frame(records, texts, integers)
 
     @property
     def totals(self) -> "pandas.DataFrame":
@@ -81,7 +71,7 @@ class PlanView:
             for name, each in estimates.items()
             if each is not None
         ]
-        return frame(records).set_index("total")
+        return frame(records, texts={"total"}).set_index("total")
 
     def __str__(self) -> str:
         from orchestrator.planning.plan_table import show_plan
@@ -149,19 +139,23 @@ def _printed(show: Callable[[Console], None]) -> str:
     return text.getvalue()
 
 
-def frame(records: Sequence[Mapping[str, Any]], texts: Collection[str] = ()) -> "pandas.DataFrame":
+def frame(
+    records: Sequence[Mapping[str, Any]],
+    texts: Collection[str] = (),
+    integers: Collection[str] = (),
+) -> "pandas.DataFrame":
     """Return records as a frame whose dtypes do not depend on the values: missing numbers are NaN,
     or NA in a column of whole numbers.
 
-    texts: columns of text that the study names, such as the axes of its grid.
+    texts, integers: columns of text and of whole numbers; all others are float64.
     """
     with importing_libraries():
         import pandas
 
     def dtype(name: str) -> Any:
-        if name in _TEXTS or name in texts:
+        if name in texts:
             return pandas.StringDtype(na_value=math.nan)
-        return "Int64" if name in _INTEGERS else "float64"
+        return "Int64" if name in integers else "float64"
 
     table = pandas.DataFrame.from_records(records)
     return table.astype({name: dtype(name) for name in table.columns})

@@ -16,6 +16,21 @@ from pipelines.data.split_names import general_name
 
 Value = str | float | int | None
 
+# Columns of whole numbers and of text in these records; all others, the study's keys aside, are of
+# fractions.
+INTEGERS = frozenset(
+    {
+        *("n", "seeds_requested", "folds_requested", "difference_n", "comparisons", "stale"),
+        *("published_elsewhere", "sample", "seed", "fold", "epoch"),
+    }
+)
+TEXTS = frozenset(
+    {
+        *("kind", "variant", "label", "split", "protocol", "compared_to", "difference_method"),
+        *("source", "latency_device", "unfinished", "uncertain", "incomparable", "data", "code"),
+        *("precision", "runs", "trial", "state", "run_id", "study", "identity", "workers"),
+    }
+)
 # Columns of the CSV that are left out if all of their values are missing.
 _STATISTICS = {
     *("interval_low", "interval_high", "p", "p_holm", "comparisons", "smallest_detectable"),
