@@ -52,14 +52,11 @@ def split_facts(dataset: PreparedDataset, name: str) -> SplitFacts:
     )
 
 
-def shared_images(first: Split, second: Split) -> list[tuple[str, str]] | None:
+def shared_images(first: Split, second: Split) -> list[tuple[str, str]]:
     """Return the names of the images that two splits share, in the first and in the second.
 
-    Images are compared by their pixels. None if the data set was prepared before digests of images
-    were recorded.
+    Images are compared by their pixels.
     """
-    if first.image_digests is None or second.image_digests is None:
-        return None
     names = dict(zip(second.image_digests, second.identifiers, strict=True))
     return [
         (name, names[digest])
@@ -257,11 +254,6 @@ def _label_warnings(dataset: PreparedDataset, name: str) -> list[str]:
 
 def _shared_warnings(dataset: PreparedDataset, first: str, second: str) -> list[str]:
     pairs = shared_images(dataset.split(second), dataset.split(first))
-    if pairs is None:
-        return [
-            f"{second} and {first}: not compared for equal images, because the data set was "
-            "prepared by an older version; delete it and prepare it again to compare them"
-        ]
     if not pairs:
         return []
     names = [name if name == other else f"{name} ({other})" for name, other in pairs]
