@@ -23,10 +23,6 @@ from pipelines.training.config import TrainingConfig
 #: Settings of an experiment that affect its speed but not its result.
 WITHOUT_EFFECT = ("evaluation.batch",)
 
-#: Settings that earlier versions recorded and that no longer exist, by dotted key, with the only
-#: value that worked.
-REMOVED = {"training.loss.ignore_index": 255}
-
 #: Possible values of `seed`.
 SEEDS = range(2**63)
 
@@ -119,10 +115,10 @@ def experiment_differences(
     """Describe the settings that differ, as `KEY: VALUE (recorded), VALUE (now)`.
 
     Both experiments are in JSON types. A setting missing in `recorded` counts as its default: older
-    code did not have it. Settings in `WITHOUT_EFFECT` and `REMOVED` are ignored. labels: names of
-    the two experiments in the descriptions.
+    code did not have it. Settings in `WITHOUT_EFFECT` are ignored. labels: names of the two
+    experiments in the descriptions.
     """
-    old, new = dict(_flatten(without_removed(recorded))), dict(_flatten(current))
+    old, new = dict(_flatten(recorded)), dict(_flatten(current))
     defaults = dict(_flatten(Experiment().as_json()))
     old = {key: defaults[key] for key in new if key in defaults} | old
     return [
@@ -130,18 +126,6 @@ def experiment_differences(
         for key in dict.fromkeys((*old, *new))
         if key not in WITHOUT_EFFECT and not (key in old and key in new and old[key] == new[key])
     ]
-
-
-def without_removed(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a recorded experiment without the settings in `REMOVED` that have their value.
-
-    prefix: dotted keys above `values`, with a dot at the end.
-    """
-    return {
-        key: without_removed(value, f"{prefix}{key}.") if isinstance(value, dict) else value
-        for key, value in values.items()
-        if f"{prefix}{key}" not in REMOVED or value != REMOVED[f"{prefix}{key}"]
-    }
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -170,7 +154,6 @@ def read_experiment(path: str | Path, dataset: str | None = None) -> Experiment:
             data = values.setdefault("data", {}) if dataset is not None else None
             if isinstance(data, dict):
                 data["dataset"] = dataset
-            values = without_removed(values)
         return configure(Experiment, values)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error
