@@ -142,7 +142,7 @@ for _tag, _pattern, _first in (
     )
 
 
-def _core_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+def _core_int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(str(node.value))
 
 

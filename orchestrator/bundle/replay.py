@@ -95,7 +95,7 @@ def replay(
         ]
         assert result.run is not None, "the trial is finished"
         _check_data(result.run.data, recorded)
-        same, problems = _compare(bundle, directory, study, recorded, result.run, store)
+        same, problems = _compare(bundle, recorded, result.run, store)
         score = score_of(study, result)
         if score is not None:
             with tempfile.TemporaryDirectory(prefix="counts-") as temporary:
@@ -157,12 +157,7 @@ def _check_storage(bundle: Bundle, storage: Path) -> None:
 
 
 def _compare(
-    bundle: Bundle,
-    directory: Path,
-    study: Study,
-    recorded: TrialRun,
-    run: TrialRun,
-    store: TrackingStore,
+    bundle: Bundle, recorded: TrialRun, run: TrialRun, store: TrackingStore
 ) -> tuple[list[str], list[str]]:
     """Compare weights and metrics of each epoch; return what is equal and what is not."""
     same: list[str] = []

@@ -97,7 +97,7 @@ def load_study(
             if isinstance(sampled, dict) and key in sampled:
                 source = _without_entry(source, "sample", key)
             experiment_overrides.append(one)
-    source = with_search_result(source, Path(), problems)
+    source = with_search_result(source, problems)
     problems += _lengths(experiment_overrides)
     result = examine(source, StudyConfig, placeholders=_PLACEHOLDERS)
     config = result.value

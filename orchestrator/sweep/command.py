@@ -162,7 +162,7 @@ def stop_on_signals(console: Console, is_command: bool = True) -> Iterator[StopR
         yield stop  # only the main thread receives signals
         return
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         now, stop.signal = time.monotonic(), number
         if stop.aborted_at is not None and now - stop.aborted_at < _CLOSING_SECONDS:
             return  # the runs are being closed

@@ -116,7 +116,6 @@ class Training:
         experiment: Experiment,
         dataset: PreparedDataset,
         device: torch.device,
-        group: WorkerGroup | None = None,
         cache: NodeCache | None = None,
     ) -> None:
         """Build network, optimizer and data loading of this worker.
@@ -137,7 +136,7 @@ class Training:
         self.experiment = experiment
         self.dataset = dataset
         self.cache = cache
-        self.group = group or WorkerGroup.current()
+        self.group = WorkerGroup.current()
         config, data = experiment.training, experiment.data
         check_precision(config.precision, device.type, has_native_bfloat16(device.type))
         self.numerics = Numerics.choose(device, config.precision, config.memory_format)
