@@ -17,6 +17,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     "pipelines": {
         "namesakes": set(),
         "errors": set(),
+        "command": {"errors"},
         "wording": set(),
         "gpu": set(),
         "machine": set(),
@@ -32,12 +33,12 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "model_directory": {"config", "data", "network", "training", "serving"},
         "submission": {"errors", "data", "preparation"},
         "run_preparation": {"errors", "machine", "data", "preparation", "training"},
-        "prepare": {"errors", "machine", "imports", "preparation", "run_preparation"},
+        "prepare": {"command", "machine", "imports", "preparation", "run_preparation"},
         "run_training": {
             *("errors", "gpu", "config", "data", "network", "evaluation", "preparation"),
             *("training", "model_directory"),
         },
-        "train": {"errors", "imports", "run_training"},
+        "train": {"command", "imports", "run_training"},
     },
     "orchestrator": {
         "namesakes": set(),
