@@ -16,7 +16,6 @@ from orchestrator.bundle.content import (
     DESCRIPTION,
     Bundle,
     BundleError,
-    file_digest,
 )
 from orchestrator.bundle.saved_models import missing_weights
 from orchestrator.bundle.write import REPLAYED, environment, last_weights
@@ -30,6 +29,7 @@ from orchestrator.tracking.queries import history, take_snapshot
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import open_dataset
+from pipelines.data.files import file_digest
 from pipelines.evaluation.counts import read_counts
 from pipelines.network.precision import Precision
 from pipelines.preparation.embedded import EMBEDDED
