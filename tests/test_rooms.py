@@ -21,6 +21,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "wording": set(),
         "gpu": set(),
         "machine": set(),
+        "device_memory": {"machine"},
         "imports": set(),
         "config": {"errors"},
         "data": {"errors"},
@@ -28,7 +29,9 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "preparation": {"errors", "machine", "config", "data"},
         "figures": {"data"},
         "evaluation": {"errors", "data", "network"},
-        "training": {"errors", "machine", "config", "data", "network", "evaluation", "figures"},
+        "training": {
+            *("errors", "device_memory", "config", "data", "network", "evaluation", "figures"),
+        },
         "serving": {"config", "data", "evaluation", "network"},
         "model_directory": {"config", "data", "network", "training", "serving"},
         "submission": {"errors", "data", "preparation"},
