@@ -24,9 +24,9 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "device_memory": {"machine"},
         "imports": set(),
         "config": {"errors"},
-        "data": {"errors"},
+        "data": {"errors", "wording"},
         "network": {"errors", "data"},
-        "preparation": {"errors", "machine", "config", "data"},
+        "preparation": {"errors", "wording", "machine", "config", "data"},
         "figures": {"data"},
         "evaluation": {"errors", "data", "network"},
         "training": {

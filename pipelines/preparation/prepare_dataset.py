@@ -30,6 +30,7 @@ from pipelines.preparation.image_reading import scale_note, scale_problem
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
 from pipelines.preparation.survey import survey
 from pipelines.preparation.writing import JOURNAL_NAME, Writer, staging_location
+from pipelines.wording import counted
 
 SHARD_BYTES = 128 << 20
 # Records submitted per process: enough to keep it busy, few enough to bound memory.
@@ -329,6 +330,7 @@ def _exit_with_parent() -> None:
 
 def _report(reader: Reader, problems: list[str], notes: Sequence[str] = ()) -> str:
     """Return a message that lists all problems, and the notes, which may explain them."""
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [*problems, *(f"note: {note}" for note in notes)]
-    return "\n  ".join([f"{reader.name}: {count} in {reader.source}", *lines])
+    return "\n  ".join(
+        [f"{reader.name}: {counted(len(problems), 'problem')} in {reader.source}", *lines]
+    )
