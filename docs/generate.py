@@ -144,7 +144,7 @@ def study_file_page() -> str:
 def _experiment_section(key: str, section: Schema) -> Iterator[str]:
     """A section of the experiment, then those inside it."""
     for kind in _objects(section):
-        yield f"\n### `{key}`\n\n{_sentence(section)}{_table(kind['properties'], defaults=True)}"
+        yield f"\n### `{key}`\n\n{_sentence(section)}{_table(kind['properties'])}"
         for name, inner in kind["properties"].items():
             yield from _experiment_section(f"{key}.{name}", inner)
 
@@ -162,7 +162,7 @@ def _sentence(schema: Schema) -> str:
     return f"{schema['description']}\n\n" if "description" in schema else ""
 
 
-def _table(properties: Mapping[str, Schema], defaults: bool = True) -> str:
+def _table(properties: Mapping[str, Schema]) -> str:
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, schema in properties.items():
         default = schema.get("default")

@@ -19,7 +19,7 @@ from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from pipelines import errors
+from pipelines import command
 from pipelines.errors import UserError
 
 # Columns of output that does not go to a terminal: enough for every column of a table.
@@ -121,12 +121,12 @@ def run_command(
     log: Path | None = None,
     interrupted: str = "interrupted",
 ) -> int:
-    """Run a command and return its exit status; see `pipelines.errors.run_command`.
+    """Run a command and return its exit status; see `pipelines.command.run_command`.
 
     console: by default, standard output; also shows errors. log: the file that takes standard error
     and thus all tracebacks. interrupted: printed after Ctrl-C.
     """
-    errors.open_closed_streams()
+    command.open_closed_streams()
     console = console or open_console()
 
     def report(heading: str, message: str) -> None:
@@ -136,7 +136,7 @@ def run_command(
             traceback.print_exc()  # an OSError that may not be the user's fault
         _say_error(console, heading, message)
 
-    return errors.run_command(lambda: work(console), report, interrupted)
+    return command.run_command(lambda: work(console), report, interrupted)
 
 
 def _say_error(console: Console, heading: str, message: str) -> None:

@@ -51,13 +51,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="images read together (default: 4); does not change the scores",
     )
     parser.add_argument(
-        "--boundary",
-        type=int,
-        default=0,
-        metavar="PIXELS",
-        help="also compute the boundary F-score with this tolerance",
-    )
-    parser.add_argument(
         "--metric",
         dest="metrics",
         action="append",

@@ -6,7 +6,7 @@ validated by `orchestrator.study.validation`, whose messages have line numbers a
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -103,6 +103,18 @@ def _tuple(members: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
     )
 
 
+def flattened(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys and the values of nested mappings; lists and empty mappings are values.
+
+    prefix: of all keys, with a dot at its end.
+    """
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def _joined(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
@@ -142,7 +154,7 @@ for _tag, _pattern, _first in (
     )
 
 
-def _core_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+def _core_int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(str(node.value))
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.errors import run_command
+from pipelines.command import run_command
 from pipelines.imports import importing_libraries
 from pipelines.machine import cores
 from pipelines.preparation.published_datasets import ARCHIVES, INSTRUCTIONS

@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines.errors import run_command
+from pipelines.command import run_command
 from pipelines.imports import importing_libraries
 
 

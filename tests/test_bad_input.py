@@ -12,7 +12,8 @@ from orchestrator import evaluate, figures, predict, server, studies
 from orchestrator.console import open_console, run_command
 from orchestrator.report import __main__ as report
 from orchestrator.sweep import __main__ as sweep
-from pipelines.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, UserError
+from pipelines.command import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED
+from pipelines.errors import UserError
 from tests.support.finished_run import FinishedRun
 
 Command = Callable[[Sequence[str]], int]

@@ -24,7 +24,7 @@ from orchestrator.sweep.command import (
     stop_on_signals,
 )
 from orchestrator.sweep.options import SweepOptions, default_address
-from pipelines.errors import EXIT_FAILED
+from pipelines.command import EXIT_FAILED
 from pipelines.wording import counted
 
 _LISTED = 20  # problems that are printed

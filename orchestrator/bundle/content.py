@@ -1,6 +1,5 @@
 """The content of a bundle: its files, and `bundle.json`, which describes them."""
 
-import hashlib
 import json
 import tempfile
 import zipfile
@@ -13,8 +12,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from orchestrator.study.identity import sources_digest
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError
+from pipelines.data.files import file_digest
 from pipelines.errors import UserError, is_disk_full
 
 FORMAT = "segmentation-bundle"
@@ -46,13 +47,8 @@ class Sources:
 
     def code_version(self, directory: Path) -> str:
         """Return the code version of the files in a bundle's directory."""
-        digest = hashlib.sha256()
-        for name, path in self.files:
-            digest.update(f"{name}\0".encode())
-            digest.update((directory / path).read_bytes())
-        for library, version in self.libraries.items():
-            digest.update(f"{library}=={version}".encode())
-        return digest.hexdigest()[:16]
+        files = ((name, directory / path) for name, path in self.files)
+        return sources_digest(files, self.libraries)
 
 
 @dataclass(frozen=True)
@@ -141,12 +137,6 @@ def digests(directory: Path) -> dict[str, str]:
         if name != DESCRIPTION:
             by_path[name] = file_digest(file)
     return by_path
-
-
-def file_digest(file: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def pack(directory: Path, archive: Path) -> Path:

@@ -16,7 +16,6 @@ from orchestrator.bundle.content import (
     DESCRIPTION,
     Bundle,
     BundleError,
-    file_digest,
 )
 from orchestrator.bundle.saved_models import missing_weights
 from orchestrator.bundle.write import REPLAYED, environment, last_weights
@@ -30,6 +29,7 @@ from orchestrator.tracking.queries import history, take_snapshot
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import open_dataset
+from pipelines.data.files import file_digest
 from pipelines.evaluation.counts import read_counts
 from pipelines.network.precision import Precision
 from pipelines.preparation.embedded import EMBEDDED
@@ -95,7 +95,7 @@ def replay(
         ]
         assert result.run is not None, "the trial is finished"
         _check_data(result.run.data, recorded)
-        same, problems = _compare(bundle, directory, study, recorded, result.run, store)
+        same, problems = _compare(bundle, recorded, result.run, store)
         score = score_of(study, result)
         if score is not None:
             with tempfile.TemporaryDirectory(prefix="counts-") as temporary:
@@ -157,12 +157,7 @@ def _check_storage(bundle: Bundle, storage: Path) -> None:
 
 
 def _compare(
-    bundle: Bundle,
-    directory: Path,
-    study: Study,
-    recorded: TrialRun,
-    run: TrialRun,
-    store: TrackingStore,
+    bundle: Bundle, recorded: TrialRun, run: TrialRun, store: TrackingStore
 ) -> tuple[list[str], list[str]]:
     """Compare weights and metrics of each epoch; return what is equal and what is not."""
     same: list[str] = []

@@ -25,13 +25,12 @@ from orchestrator.bundle.content import (
     History,
     Sources,
     digests,
-    file_digest,
 )
 from orchestrator.bundle.saved_models import bundled_weights, copy_saved_models, renamed
 from orchestrator.report.match_runs import current_code_versions
 from orchestrator.report.results import Result, score_of
 from orchestrator.report.study_report import Report, StudyReport, write_documents
-from orchestrator.study.identity import source_paths
+from orchestrator.study.identity import library_versions, source_paths
 from orchestrator.study.import_closure import source_files
 from orchestrator.study.resolved import absolute
 from orchestrator.study.study import Study, Trial
@@ -40,6 +39,7 @@ from orchestrator.tracking.queries import history
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.files import file_digest
 from pipelines.data.manifest import MANIFEST_NAME, Manifest
 from pipelines.evaluation.statistics_file import STATISTICS_FILE
 from pipelines.network.file_names import WEIGHTS_FILE
@@ -158,11 +158,7 @@ def _write_sources(study: Study, codes: Mapping[str, str], directory: Path) -> d
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
             files.append((name, f"{SOURCES}/{copied}"))
-        libraries = {
-            library: metadata.version(library).split("+")[0]
-            for library in ("torch", "kornia", *experiment.libraries)
-        }
-        sources[code] = Sources(tuple(files), libraries)
+        sources[code] = Sources(tuple(files), library_versions(experiment.libraries))
     for module in modules_named(study.config.user_code):  # metrics of protocols train nothing
         for path, name in _own_paths(module):
             target = directory / SOURCES / name

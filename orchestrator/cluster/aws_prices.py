@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from orchestrator.scheduling.launch import HourlyPrice
+from pipelines.wording import counted
 
 _TABLE = Path(__file__).with_suffix(".yaml")
 _SETUP_HOURS = 0.25  # of a GPU machine, before its first trial
@@ -49,7 +50,7 @@ def hourly_price(
     listed = ", ".join(f"{count} x {name}" for name, count in types.items())
     basis = (
         f"{listed}, on demand in {provider['region']}, list prices of {table['month']} "
-        f"({age} month{'' if age == 1 else 's'} old)"
+        f"({counted(age, 'month')} old)"
     )
     dollars = sum(count * prices[name] for name, count in types.items())
     return HourlyPrice(dollars, basis, idle_hours + _SETUP_HOURS)

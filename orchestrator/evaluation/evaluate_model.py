@@ -42,11 +42,8 @@ from pipelines.preparation.embedded import dataset_location
 
 def evaluate_model(options: argparse.Namespace, console: Console) -> int:
     """Score the model and print the scores; return the command's exit status."""
-    if options.batch < 1 or options.boundary < 0:
-        raise InputError(
-            "--batch must be at least 1 and --boundary at least 0, received "
-            f"{options.batch} and {options.boundary}"
-        )
+    if options.batch < 1:
+        raise InputError(f"--batch must be at least 1, received {options.batch}")
     if options.address is not None:
         check_address(options.address)
     config = _evaluation_config(options)
@@ -108,7 +105,7 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
             f"on {dataset.manifest.name} {split_name}, {len(split)} images, "
             f"protocol {config.protocol}",
         )
-        console.print(_table(scores, model.class_names, config))
+        console.print(_table(scores, model.class_names))
     for note in notes:
         say(console, f"  {note}")
     if store is None or model.run_id is None:
@@ -130,11 +127,9 @@ def _evaluation_config(options: argparse.Namespace) -> EvaluationConfig:
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"--metric: {error}") from None
     try:
-        return EvaluationConfig(
-            **settings, batch=options.batch, boundary=options.boundary, metrics=metrics
-        )
+        return EvaluationConfig(**settings, batch=options.batch, metrics=metrics)
     except ValueError as error:
-        raise InputError(f"--boundary and --metric: {error}") from None
+        raise InputError(f"--metric: {error}") from None
 
 
 def _metric_config(text: str) -> MetricConfig:
@@ -155,9 +150,7 @@ def evaluation_name(
         checkpoint,
         config.protocol,
     ]
-    if config.boundary:
-        parts.append(f"boundary-{config.boundary}")
-    parts += [_metric_name(metric) for metric in metric_configs(config.metrics)]
+    parts += [_metric_name(metric) for metric in config.metric_configs]
     return "_".join(parts)
 
 
@@ -240,15 +233,14 @@ def _as_csv(description: Mapping[str, Any], values: Sequence[tuple[str, str, Any
     return text.getvalue()
 
 
-def _table(scores: Scores, classes: Sequence[str], config: EvaluationConfig) -> Table:
+def _table(scores: Scores, classes: Sequence[str]) -> Table:
     table = Table()
     table.add_column("class")
     percent = {each.key: each.metric.in_percent for each in scores.measured}
     columns = scores.class_scores
     for key in columns:
-        tolerance = f" ({config.boundary} px)" if key == "boundary_f" and config.boundary else ""
         unit = " %" if percent.get(key, True) else ""
-        table.add_column(f"{SCORE_LABELS.get(key, key)}{unit}{tolerance}", justify="right")
+        table.add_column(f"{SCORE_LABELS.get(key, key)}{unit}", justify="right")
     formats = [_percent if percent.get(key, True) else _plain for key in columns]
     for name, *values in zip(classes, *columns.values(), strict=True):
         table.add_row(name, *(show(value) for show, value in zip(formats, values, strict=True)))

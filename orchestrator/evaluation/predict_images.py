@@ -16,6 +16,7 @@ from orchestrator.evaluation.trained_model import (
     store_for_model,
     to_device,
 )
+from pipelines.command import EXIT_FAILED
 from pipelines.data.files import atomic_file
 from pipelines.data.image_format import Pixels
 from pipelines.data.image_io import (
@@ -26,7 +27,7 @@ from pipelines.data.image_io import (
     encode_png,
 )
 from pipelines.data.prefetch import prefetch
-from pipelines.errors import EXIT_FAILED, is_out_of_memory
+from pipelines.errors import is_out_of_memory
 from pipelines.evaluation.config import InferenceConfig
 from pipelines.evaluation.inference import InputSizeError, predict_image
 from pipelines.figures.labeled_overlay import draw_overlay

@@ -64,7 +64,7 @@ def recorded_scores(
         if metrics and settings.get("checkpoint") == CHECKPOINTS[model.checkpoint]:
             images = _images(store, run.run_id, f"eval/{name}/counts.arrow")
             data, split = settings.get("data", ""), settings.get("split", "")
-            protocol = _protocol(settings.get("protocol", ""))
+            protocol = _protocol(settings["protocol"])
             scores.append(RecordedScores(name, data, split, protocol, images, metrics))
     return scores
 
@@ -76,9 +76,7 @@ def _below(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _protocol(recorded: str) -> str:
-    """Return the name of a protocol from its tag; `unknown` if an older version recorded none."""
-    if not recorded:
-        return "unknown"
+    """Return the name of a protocol from its tag."""
     settings = json.loads(recorded)
     names = [field.name for field in fields(InferenceConfig)]
     values = {name: settings[name] for name in names if name in settings}

@@ -12,12 +12,7 @@ from orchestrator.study.identity import code_version, user_code_version
 from orchestrator.study.user_code import modules_named, modules_of
 from orchestrator.tracking.datasets import DatasetKey
 from orchestrator.tracking.store import TrackingStore
-from pipelines.evaluation.config import (
-    EvaluationConfig,
-    InferenceConfig,
-    MetricConfig,
-    metric_configs,
-)
+from pipelines.evaluation.config import EvaluationConfig, InferenceConfig, MetricConfig
 from pipelines.evaluation.counts import write_counts
 from pipelines.evaluation.statistics_file import write_statistics
 
@@ -38,11 +33,9 @@ def protocol_tag(config: InferenceConfig) -> str:
     """Return the tag, in JSON, that records how a model was applied and which metrics were
     computed."""
     inference = {key: getattr(config, key) for key in asdict(InferenceConfig())}
-    recorded = {**inference, "stride": config.step, "boundary": 0}
-    if isinstance(config, EvaluationConfig):
-        recorded["boundary"] = config.boundary
-        if config.metrics:  # older tags have no such entry
-            recorded["metrics"] = [_described(each) for each in metric_configs(config.metrics)]
+    recorded = {**inference, "stride": config.step}
+    if isinstance(config, EvaluationConfig) and config.metrics:
+        recorded["metrics"] = [_described(each) for each in config.metric_configs]
     return json.dumps(recorded)
 
 
@@ -85,8 +78,6 @@ def evaluation_differences(
         for metric in settings.pop("metrics", [])
         if metric not in computed
     ]
-    if settings["boundary"] == 0:
-        del settings["boundary"]
     differences += [
         f"{key} {recorded_settings.get(key, 'unknown')}, not {value}"
         for key, value in settings.items()

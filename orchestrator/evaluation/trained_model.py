@@ -32,7 +32,7 @@ from pipelines.network.file_names import WEIGHTS_FILE
 from pipelines.network.precision import Numerics
 from pipelines.network.weight_files import WeightsError, locate_weights, weights_digest
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
-from pipelines.training.experiment import Experiment, without_removed
+from pipelines.training.experiment import Experiment
 
 _RUN = re.compile(r"runs:/([\w-]+)/(best|last|model)/?")
 
@@ -184,8 +184,7 @@ def _read(
     for file in (CLASSES_FILE, WEIGHTS_FILE):
         if not (directory / file).is_file():
             raise ModelError(f"{name} is not a model: it has no {file}")
-    recorded = _mapping(directory / EXPERIMENT_FILE)
-    experiment = read_experiment(recorded.pruned(without_removed(recorded.value)))
+    experiment = read_experiment(_mapping(directory / EXPERIMENT_FILE))
     class_list = validate(_mapping(directory / CLASSES_FILE), ClassList)
     network = _build(experiment, class_list)
     load_weights(directory, network)

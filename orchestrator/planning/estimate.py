@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 Source = Literal["trial", "preflight", "probe"]
 # In measurements stored by earlier versions.
-_FORMER_SOURCES = {"canary": "preflight"}
 _FORMER_QUANTITIES = {"parts": "micro_batches"}
 
 # Seconds per micro-batch, giga multiply-add, megapixel, and million exchanged parameters.
@@ -89,12 +88,12 @@ class Measurement:
         """Return the measurement, or None if another version wrote it in another format."""
         try:
             values = json.loads(text)
-            source = _FORMER_SOURCES.get(values["source"], values["source"])
             quantities = values["workload"].items()
             workload = Workload(**{_FORMER_QUANTITIES.get(name, name): n for name, n in quantities})
-            return Measurement(**{**values, "workload": workload, "source": source})
+            measurement = Measurement(**{**values, "workload": workload})
         except (AttributeError, TypeError, KeyError, ValueError):
             return None
+        return measurement if measurement.source in _SPREAD else None
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from pipelines.data.dataset import PreparedDataset, Samples
 from pipelines.data.image_format import Pixels
 from pipelines.data.loading import EvaluationBatches
 from pipelines.data.node_cache import NodeCache
+from pipelines.device_memory import peak_memory_gib
 from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
 from pipelines.evaluation.evaluate import evaluate
-from pipelines.machine import peak_resident_gib
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
 
@@ -38,7 +38,7 @@ class PreflightTimings:
     validation: seconds per megapixel of images, over all workers; None without validation split.
     preparing: seconds before the first step.
     whole: seconds of the whole run.
-    memory_gib: peak memory of the device (of the process on a CPU).
+    memory_gib: see `peak_memory_gib`; the maximum over the workers.
     """
 
     step: float
@@ -90,7 +90,7 @@ def smoke_test(
         validation=validation,
         preparing=prepared - begun,
         whole=time.perf_counter() - begun,
-        memory_gib=training.group.maximum(_peak_memory_gib(device)),
+        memory_gib=training.group.maximum(peak_memory_gib(device)),
     )
 
 
@@ -161,9 +161,3 @@ class _LargestSamples:
 
     def read(self, index: int) -> tuple[Pixels, NDArray[np.uint8]]:
         return self._split.read(int(self._indices[index]))
-
-
-def _peak_memory_gib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device) / 2**30
-    return peak_resident_gib()

@@ -70,7 +70,7 @@ def draw_figures(
         *_differences(study, rows),
         *samples,
         *_accuracy(study, rows),
-        *_classes(study, rows, maps),
+        *_classes(rows, maps),
         *_curves(study, rows, history),
     ]
 
@@ -181,9 +181,7 @@ def _accuracy(study: Study, rows: Sequence[Row]) -> Iterator[ReportFigure]:
             yield ReportFigure("accuracy", title, figure, "mIoU against FLOPs")
 
 
-def _classes(
-    study: Study, rows: Sequence[Row], maps: Mapping[GridCell, HeatMap]
-) -> Iterator[ReportFigure]:
+def _classes(rows: Sequence[Row], maps: Mapping[GridCell, HeatMap]) -> Iterator[ReportFigure]:
     """Yield the differences of the last row of each grid cell by class, the largest gain first."""
     titles = cell_titles(rows)
     panels = {}

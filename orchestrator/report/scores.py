@@ -42,7 +42,7 @@ class Score:
             if result.run is not None:
                 value = result.run.metrics.get(metric_name(f"{self.prefix}/{self.key}"))
             if value is None and result.counts is not None and self.key in result.counts.metrics:
-                # Runs of older code did not record all metrics of the counts.
+                # A run has no metric of a group of classes; it follows from the counts.
                 value = result.counts.metrics[self.key].score
             if value is not None and math.isfinite(value):
                 values[result.trial.repetition] = self.factor * value

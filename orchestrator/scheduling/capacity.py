@@ -10,6 +10,7 @@ from orchestrator.scheduling.policy import GangShape, Node, fit, workers_that_fi
 from orchestrator.study.resources import ACCELERATOR, Resources
 from pipelines.errors import UserError
 from pipelines.machine import cores
+from pipelines.wording import counted
 
 # A resource of the head node only, so that no trial's driver is lost with a worker node.
 DRIVER_RESOURCE = "trial_driver"
@@ -153,7 +154,7 @@ def _why_nothing_fits(
         f"resources.workers is {at_least}{shape.workers} with "
         f"{' and '.join(f'{worker[name]:g} {name}' for name in named)} each{gpu_type}, but the "
         f"cluster has {' and '.join(f'{offered.get(name, 0):g} {name}' for name in named)}, enough "
-        f"for at most {most} such worker{'' if most == 1 else 's'}"
+        f"for at most {counted(most, 'such worker')}"
     )
     if most:
         return f"{problem}; use workers: {most} or fewer{_may_start(machine_types)}"

@@ -17,7 +17,7 @@ def field_names_at(config: type[Any], keys: Keys) -> list[str]:
 
 def tuple_length_at(config: type[Any], keys: Keys) -> int:
     """Return the length of the tuple type at `keys` below `config`."""
-    kinds = _members(type_at(config, keys))
+    kinds = union_members(type_at(config, keys))
     return next(len(get_args(kind)) for kind in kinds if get_origin(kind) is tuple)
 
 
@@ -55,8 +55,9 @@ def _types_by_key(config: Any) -> dict[str, Any]:
 
 def _dataclass_in(kind: Any) -> Any:
     """Return `kind`, or the member of the union `kind`, that is a dataclass; None if none is."""
-    return next((member for member in _members(kind) if is_dataclass(member)), None)
+    return next((member for member in union_members(kind) if is_dataclass(member)), None)
 
 
-def _members(kind: Any) -> tuple[Any, ...]:
+def union_members(kind: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or `kind` itself."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

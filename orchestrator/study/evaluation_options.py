@@ -56,7 +56,6 @@ class ProtocolConfig(InferenceConfig):
         return EvaluationConfig(
             **self._inference_settings,
             batch=training.batch,
-            boundary=0 if "boundary_f" in keys else training.boundary,
             metrics=(*kept, *added),
         )
 

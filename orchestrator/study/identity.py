@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -59,34 +59,43 @@ def code_version(user_code: Sequence[ModuleType] = (), libraries: Sequence[str] 
     kornia and `libraries`, and the sources of `user_code`. Commands, dataset readers and plotting
     code are not included, because they do not change a trained result.
     """
+    return sources_digest(source_paths(user_code), library_versions(libraries))
+
+
+def library_versions(libraries: Sequence[str] = ()) -> dict[str, str]:
+    """Return the versions of torch, kornia and `libraries` that the code version covers."""
+    # Builds of one release for different devices (2.13.0+cpu) are the same version.
+    return {name: version(name).split("+")[0] for name in ("torch", "kornia", *libraries)}
+
+
+def sources_digest(files: Iterable[tuple[str, Path]], libraries: Mapping[str, str]) -> str:
+    """Return the 16 hexadecimal digits of a code version.
+
+    files: names and paths of the sources. libraries: versions by name.
+    """
     digest = hashlib.sha256()
-    for name, path in source_paths(user_code):
+    for name, path in files:
         digest.update(f"{name}\0".encode())
         digest.update(path.read_bytes())
-    for library in ("torch", "kornia", *libraries):
-        # Builds of one release for different devices (2.13.0+cpu) are the same version.
-        digest.update(f"{library}=={version(library).split('+')[0]}".encode())
+    for library, number in libraries.items():
+        digest.update(f"{library}=={number}".encode())
     return digest.hexdigest()[:16]
 
 
 def user_code_version(user_code: Sequence[ModuleType]) -> str:
     """Return 16 hexadecimal digits that identify the sources of `user_code` alone."""
-    digest = hashlib.sha256()
-    for module in user_code:
-        for path in source_files(module):
-            digest.update(f"{module.__name__}/{path.name}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return sources_digest(_user_paths(user_code), {})
 
 
 def source_paths(user_code: Sequence[ModuleType] = ()) -> list[tuple[str, Path]]:
     """Return name and path of the sources that the code version covers."""
-    own = [*_computing_sources().items()]
-    return own + [
-        (f"{module.__name__}/{path.name}", path)
-        for module in user_code
-        for path in source_files(module)
-    ]
+    return [*_computing_sources().items(), *_user_paths(user_code)]
+
+
+def _user_paths(user_code: Sequence[ModuleType]) -> Iterator[tuple[str, Path]]:
+    for module in user_code:
+        for path in source_files(module):
+            yield f"{module.__name__}/{path.name}", path
 
 
 @cache  # a study may have ten thousand trials

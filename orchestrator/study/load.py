@@ -31,6 +31,7 @@ from orchestrator.study.yaml_source import (
     StudyError,
     parse_yaml,
     single_value,
+    without_nodes,
 )
 from pipelines.config import dump_yaml
 from pipelines.wording import option
@@ -97,7 +98,7 @@ def load_study(
             if isinstance(sampled, dict) and key in sampled:
                 source = _without_entry(source, "sample", key)
             experiment_overrides.append(one)
-    source = with_search_result(source, Path(), problems)
+    source = with_search_result(source, problems)
     problems += _lengths(experiment_overrides)
     result = examine(source, StudyConfig, placeholders=_PLACEHOLDERS)
     config = result.value
@@ -209,25 +210,8 @@ def _resolved(
     unneeded: keys of inherited entries to leave out, which would be errors in the document.
     """
     comments = [f"# --set {key}={text}".replace("\n", " ") + "\n" for key, text in overrides]
-    document = _without(source.value, {("extends",), *unneeded})
+    document = without_nodes(source.value, {("extends",), *unneeded})
     return "".join(comments) + dump_yaml(document)
-
-
-def _without(value: Any, removed: Collection[Keys], keys: Keys = ()) -> Any:
-    """Return nested mappings and lists without the entries at `removed`."""
-    if isinstance(value, dict):
-        return {
-            key: _without(each, removed, (*keys, key))
-            for key, each in value.items()
-            if (*keys, key) not in removed
-        }
-    if isinstance(value, list):
-        return [
-            _without(each, removed, (*keys, index))
-            for index, each in enumerate(value)
-            if (*keys, index) not in removed
-        ]
-    return value
 
 
 def _override(key: str, text: str) -> Source:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from models import FENetConfig
+from orchestrator.study.config_types import union_members
 from orchestrator.study.user_code import check_network_config, check_training_classes
 from orchestrator.study.validation import validate
 from orchestrator.study.yaml_source import (
@@ -16,7 +16,9 @@ from orchestrator.study.yaml_source import (
     SourceLocation,
     StudyError,
     single_value,
+    without_nodes,
 )
+from pipelines.config import flattened
 from pipelines.network.config import ModelConfig, NetworkConfig
 from pipelines.training.experiment import Experiment
 from pipelines.wording import closest, option
@@ -106,8 +108,7 @@ def _without(base: Source, keys: Keys) -> Source:
     parent = _inner(base.value, keys[:-1])
     if not isinstance(parent, dict) or keys[-1] not in parent:
         return base
-    kept = {key: value for key, value in parent.items() if key != keys[-1]}
-    return base.pruned(_replaced(base.value, keys[:-1], kept))
+    return base.pruned(without_nodes(base.value, {keys}))
 
 
 def _inner(value: Any, keys: Keys) -> Any:
@@ -186,13 +187,9 @@ def known_keys() -> dict[str, bool]:
     return {name: inner for name, inner in keys if name not in _OF_THE_STUDY}
 
 
-def dotted_leaves(value: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of all values in nested mappings."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from dotted_leaves(inner, f"{prefix}.{key}" if prefix else str(key))
-    elif prefix:
-        yield prefix
+def dotted_leaves(value: Any) -> list[str]:
+    """Return the dotted keys of all values in nested mappings; none if `value` is no mapping."""
+    return [key for key, _ in flattened(value)] if isinstance(value, dict) else []
 
 
 def _known_part(
@@ -252,12 +249,8 @@ def _keys_below(config: Any, prefix: str) -> Iterator[tuple[str, bool]]:
 
 
 def _dataclasses_in(kind: Any) -> list[Any]:
-    return [member for member in _members(kind) if is_dataclass(member)]
+    return [member for member in union_members(kind) if is_dataclass(member)]
 
 
 def _accepts_text(kind: Any) -> bool:
-    return str in _members(kind)
-
-
-def _members(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return str in union_members(kind)

@@ -19,15 +19,14 @@ _FROM_SEARCH = "from_search"
 _SCORING = ("evaluation", "data.dataset", "data.validation_split", "data.train_split")
 
 
-def with_search_result(source: Source, directory: Path, problems: list[Problem]) -> Source:
-    """Return a study with the content of the file that `from_search` names. directory: that the
-    path is relative to, unless a file names it."""
+def with_search_result(source: Source, problems: list[Problem]) -> Source:
+    """Return a study with the content of the file that `from_search` names. Its path is relative
+    to the study file, or to the working directory if no file names it."""
     name = source.value.get(_FROM_SEARCH)
     if not isinstance(name, str):
         return source
     location = source.location((_FROM_SEARCH,))
-    written_in = Path(location.name)
-    base = written_in.parent if location.line is not None else directory
+    base = Path(location.name).parent if location.line is not None else Path()
     try:
         file = Path(os.path.normpath(base / Path(name).expanduser()))
         exists = file.is_file()

@@ -17,7 +17,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import ErrorDetails
 
 from orchestrator.study.config_types import field_names_at, tuple_length_at, type_at
-from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError
+from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError, without_nodes
 from pipelines.wording import suggestion
 
 Config = TypeVar("Config")
@@ -132,7 +132,7 @@ def _not_finite(value: Any, keys: Keys = ()) -> Iterator[Keys]:
 
 def _remove(source: Source, rejected: set[Keys], placeholders: Mapping[Keys, Any]) -> Source:
     """Return `source` without the rejected nodes, or with their placeholders."""
-    source = source.pruned(_without(source.value, (), rejected))
+    source = source.pruned(without_nodes(source.value, rejected))
     for keys in rejected:
         tree = _placeholder(keys, placeholders)
         if tree is not None:
@@ -270,18 +270,6 @@ def _in_mapping(keys: Keys) -> Keys:
     while keys and isinstance(keys[-1], int):
         keys = keys[:-1]
     return keys
-
-
-def _without(value: Any, keys: Keys, rejected: set[Keys]) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: _without(inner, (*keys, key), rejected)
-            for key, inner in value.items()
-            if (*keys, key) not in rejected
-        }
-    if isinstance(value, list):
-        return [_without(inner, (*keys, index), rejected) for index, inner in enumerate(value)]
-    return value
 
 
 def _existing_keys(loc: tuple[str | int, ...], source: Source) -> Keys:

@@ -3,7 +3,7 @@
 The YAML dialect is that of `pipelines.config`; in addition, a duplicate key is an error.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,23 @@ def single_value(dotted: str, value: Any, location: SourceLocation) -> Source:
         tree = {key: tree}
     locations = {keys[:depth]: location for depth in range(1, len(keys) + 1)}
     return Source(location.name, tree, locations)
+
+
+def without_nodes(value: Any, removed: Collection[Keys], keys: Keys = ()) -> Any:
+    """Return nested mappings and lists without the nodes at `removed`. keys: of `value` itself."""
+    if isinstance(value, dict):
+        return {
+            key: without_nodes(inner, removed, (*keys, key))
+            for key, inner in value.items()
+            if (*keys, key) not in removed
+        }
+    if isinstance(value, list):
+        return [
+            without_nodes(inner, removed, (*keys, index))
+            for index, inner in enumerate(value)
+            if (*keys, index) not in removed
+        ]
+    return value
 
 
 def read_yaml(path: Path, problems: list[Problem] | None = None) -> Source:

@@ -95,9 +95,6 @@ def parser(prog: str = _PROG) -> argparse.ArgumentParser:
         action="store_true",
         help="skip the preflight run of each distinct experiment",
     )
-    parser.add_argument(  # the former spelling
-        "--no-canary", dest="no_preflight", action="store_true", help=argparse.SUPPRESS
-    )
     return parser
 
 

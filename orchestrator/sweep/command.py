@@ -25,8 +25,9 @@ from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_by_name
 from orchestrator.sweep.options import SweepOptions
+from pipelines.command import EXIT_FAILED, EXIT_INTERRUPTED
 from pipelines.data.storage import check_no_secret
-from pipelines.errors import EXIT_FAILED, EXIT_INTERRUPTED, is_disk_full
+from pipelines.errors import is_disk_full
 from pipelines.imports import after_imports, importing_libraries
 
 # A second Ctrl-C within this time belongs to the immediate stop already in progress.
@@ -162,7 +163,7 @@ def stop_on_signals(console: Console, is_command: bool = True) -> Iterator[StopR
         yield stop  # only the main thread receives signals
         return
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
         now, stop.signal = time.monotonic(), number
         if stop.aborted_at is not None and now - stop.aborted_at < _CLOSING_SECONDS:
             return  # the runs are being closed

@@ -96,7 +96,7 @@ def plan_study(
 
     Raises DatasetError, CapacityError or TrackingError.
     """
-    with _prepared(study, context, plan_only=True) as prepared:
+    with _prepared(study, context) as prepared:
         trials, placement, planner = prepared.trials, prepared.placement, prepared.planner
         cluster = prepared.cluster
         decisions = prepared.decisions(options)
@@ -168,7 +168,7 @@ class _Prepared:
 
 
 @contextmanager
-def _prepared(study: Study, context: RunContext, plan_only: bool = False) -> Iterator[_Prepared]:
+def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
     """Resolve the trials and read the tracking store; leave the cluster at the end."""
     experiments = (trial.experiment for trial in study.trials)
     modules = modules_by_name(experiments, study.config.user_code)

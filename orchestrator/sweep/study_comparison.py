@@ -20,7 +20,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.sweep.stored_studies import find_study, open_store, recorded_study
 from orchestrator.tracking.store import TrackingStore
-from pipelines.config import load_yaml
+from pipelines.config import flattened, load_yaml
 from pipelines.wording import counted
 
 _MISSING = "-"
@@ -89,7 +89,7 @@ def _settings(study: Study) -> dict[str, Any]:
     """Return the values of a resolved study by dotted key, and each `--set`."""
     values = {
         key: value
-        for key, value in _flat(load_yaml(study.resolved)).items()
+        for key, value in flattened(load_yaml(study.resolved))
         if key.split(".")[0] not in _NAMES
     }
     for override in study.overridden:
@@ -105,7 +105,7 @@ def _trial_differences(first: Study, second: Study) -> Iterator[tuple[str, str, 
     pairs = [(trial, others[trial.name]) for trial in first.trials if trial.name in others]
     counts: dict[tuple[str, str, str], int] = {}
     for trial, other in pairs:
-        a, b = _flat(asdict(trial.experiment)), _flat(asdict(other.experiment))
+        a, b = (dict(flattened(asdict(each.experiment))) for each in (trial, other))
         for key in dict.fromkeys([*a, *b]):
             if a.get(key, _MISSING) != b.get(key, _MISSING):
                 change = key, _text(a, key), _text(b, key)
@@ -166,16 +166,6 @@ def _key(row: Row) -> tuple[str, tuple[str, ...], int | None]:
 
 def _run_ids(row: Row) -> set[str]:
     return {result.run.run_id for result in row.finished if result.run is not None}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested mappings by dotted key; a list is one value."""
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:

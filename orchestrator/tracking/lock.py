@@ -93,7 +93,7 @@ class StudyLock:
             raise
         for parent in parents:
             if store.liveness.has_ended(parent):
-                say(_takeover_message(store, name, parent))
+                say(_takeover_message(name, parent))
         parent_id = parents[0].info.run_id
         status = parents[0].info.status
         lock = StudyLock(store, parent_id, name, status, on_stop, process_lock)
@@ -275,7 +275,7 @@ def _rivals(store: TrackingStore, parents: list[Run], own_key: str) -> list[Clai
     return rivals
 
 
-def _takeover_message(store: TrackingStore, name: str, parent: Run) -> str:
+def _takeover_message(name: str, parent: Run) -> str:
     owner = Owner.parse(parent.data.tags.get(tag.OWNER, ""))
     process = owner.description if owner else "a process"
     if has_ended(parent.data.tags.get(tag.PROCESS_LOCK, "")):

@@ -12,7 +12,7 @@ TRIAL_METRICS = {
     "train/loss/OUTPUT/TERM": "one term of that loss, where `training.loss.terms` has several",
     "learning_rate": "of the epoch's last step",
     "images_per_second": "training images of all workers together",
-    "memory_gib": "peak memory of one worker: of its GPU, or of its process on a CPU",
+    "memory_gib": "peak memory of one worker: reserved on its GPU, or of its process on a CPU",
     "val/miou": "mean IoU on the validation split, in [0, 1]",
     "val/best_miou": "the highest `val/miou` so far",
     "val/iou/CLASS": "IoU of one class",

@@ -245,17 +245,14 @@ class TrackingStore:
         """
         # MLflow's progress bar would overwrite the commands' output.
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        last = re.fullmatch(r"(runs:/[^/]+)/last/?", uri)
-        # Runs of earlier versions have the last checkpoint in a folder `last`.
-        sources = [uri] if last is None else [f"{last[1]}/model", uri]
-        for source in sources:
-            try:
-                with global_uri(self.tracking_uri):  # MLflow resolves `models:/` only there
-                    path = mlflow.artifacts.download_artifacts(source, dst_path=str(directory))
-                return Path(path)
-            except Exception as error:
-                cause = error
-        raise TrackingError(f"{uri}: not in MLflow at {self.display_uri} ({cause})")
+        source = re.sub(r"^(runs:/[^/]+)/last/?$", r"\1/model", uri)
+        try:
+            with global_uri(self.tracking_uri):  # MLflow resolves `models:/` only there
+                path = mlflow.artifacts.download_artifacts(source, dst_path=str(directory))
+        except Exception as error:
+            message = f"{uri}: not in MLflow at {self.display_uri} ({error})"
+            raise TrackingError(message) from error
+        return Path(path)
 
     def download_file(self, run_id: str, path: str, directory: Path) -> Path:
         """Copy an artifact of a run that belongs to none of its models into `directory`; return its

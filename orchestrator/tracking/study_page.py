@@ -44,7 +44,7 @@ def find_page(store: TrackingStore, parent_id: str, overridden: Sequence[str]) -
     overridden: `Study.overridden` of the command."""
     own = " ".join(f"--set {entry}" for entry in sorted(overridden))
     tags = store.client.get_run(parent_id).data.tags
-    # Pages from before this tag existed show the table of the study file.
+    # A page that shows the table of the study file has no such tag.
     return StudyPage(tags.get(tag.PAGE, "" if "mlflow.note.content" in tags else own), own)
 
 

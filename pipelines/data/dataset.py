@@ -26,7 +26,6 @@ from pipelines.data.image_io import (
     decode_rgb,
 )
 from pipelines.data.manifest import (
-    FORMER_INDEX_NAME,
     INDEX_NAME,
     MANIFEST_NAME,
     ClassInfo,
@@ -73,7 +72,7 @@ class Split:
 
     `heights`, `widths`: int64 (samples,); `class_pixels`: int64 (samples, classes); `centroids`:
     int64 (centroids, 4), columns sample, class, row, column. `image_digests`: a hash of each
-    image's pixels; None in data sets prepared before it was recorded.
+    image's pixels.
     """
 
     def __init__(
@@ -95,9 +94,7 @@ class Split:
         self.class_pixels: NDArray[np.int64] = np.array(
             index["class_pixels"].to_pylist(), dtype=np.int64
         )
-        self.image_digests: list[str] | None = None
-        if IMAGE_DIGEST in index.column_names and not index[IMAGE_DIGEST].null_count:
-            self.image_digests = index[IMAGE_DIGEST].to_pylist()
+        self.image_digests: list[str] = index[IMAGE_DIGEST].to_pylist()
 
     def __len__(self) -> int:
         return len(self.identifiers)
@@ -183,12 +180,9 @@ class Split:
 class PreparedDataset:
     """A prepared data set: its `manifest`, and its samples by `split(name)`."""
 
-    def __init__(
-        self, location: Location, manifest: Manifest, index_name: str = INDEX_NAME
-    ) -> None:
+    def __init__(self, location: Location, manifest: Manifest) -> None:
         self.location = location
         self.manifest = manifest
-        self._index_name = index_name
         self._splits: dict[str, Split] = {}
 
     def split(self, name: str) -> Split:
@@ -238,14 +232,20 @@ class PreparedDataset:
 
     @cached_property
     def _index(self) -> pa.Table:
-        data = self.location.read(self._index_name)
+        data = self.location.read(INDEX_NAME)
         if hashlib.sha256(data).hexdigest() != self.manifest.index_sha256:
             raise DatasetError(
-                f"{self.location.file(self._index_name)}: damaged (its SHA-256 differs from the "
+                f"{self.location.file(INDEX_NAME)}: damaged (its SHA-256 differs from the "
                 "manifest's); prepare the data set again"
             )
         # A thread of pyarrow that releases `data` while Python exits would abort the process.
-        return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False).combine_chunks()
+        index = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+        if IMAGE_DIGEST not in index.column_names:
+            raise DatasetError(
+                f"{self.location.file(INDEX_NAME)}: has no column {IMAGE_DIGEST!r}; delete the "
+                "data set and prepare it again"
+            )
+        return index.combine_chunks()
 
 
 def open_dataset(uri: str | Path, fingerprint: str | None = None) -> PreparedDataset:
@@ -272,8 +272,7 @@ def open_dataset(uri: str | Path, fingerprint: str | None = None) -> PreparedDat
             f"{location.uri}: the data set has changed (fingerprint {manifest.fingerprint[:12]}, "
             f"{fingerprint[:12]} before); run the command again"
         )
-    index_name = INDEX_NAME if INDEX_NAME in sizes else FORMER_INDEX_NAME
-    if index_name not in sizes:
+    if INDEX_NAME not in sizes:
         raise DatasetError(f"{location.file(INDEX_NAME)}: missing; prepare the data set again")
     for shard in manifest.shards:
         if shard.file not in sizes:
@@ -286,7 +285,7 @@ def open_dataset(uri: str | Path, fingerprint: str | None = None) -> PreparedDat
                 f"{location.file(shard.file)}: damaged ({sizes[shard.file]} bytes, expected "
                 f"{shard.bytes}); prepare the data set again"
             )
-    return PreparedDataset(location, manifest, index_name)
+    return PreparedDataset(location, manifest)
 
 
 def _no_dataset_message(location: Location, sizes: dict[str, int]) -> str:

@@ -16,6 +16,7 @@ from pipelines.data.dataset import DatasetError, PreparedDataset, Split
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.manifest import Manifest
 from pipelines.data.split_names import splits_overlap
+from pipelines.wording import counted
 
 _LISTED = 5  # names in a message before it says how many more there are
 
@@ -52,14 +53,11 @@ def split_facts(dataset: PreparedDataset, name: str) -> SplitFacts:
     )
 
 
-def shared_images(first: Split, second: Split) -> list[tuple[str, str]] | None:
+def shared_images(first: Split, second: Split) -> list[tuple[str, str]]:
     """Return the names of the images that two splits share, in the first and in the second.
 
-    Images are compared by their pixels. None if the data set was prepared before digests of images
-    were recorded.
+    Images are compared by their pixels.
     """
-    if first.image_digests is None or second.image_digests is None:
-        return None
     names = dict(zip(second.image_digests, second.identifiers, strict=True))
     return [
         (name, names[digest])
@@ -73,7 +71,7 @@ def summary(dataset: PreparedDataset, splits: Sequence[str]) -> list[str]:
     lines = []
     for name in splits:
         facts = split_facts(dataset, name)
-        line = f"{name}: {_images(facts.images)}, "
+        line = f"{name}: {counted(facts.images, 'image')}, "
         if facts.ignored is None:
             line += "no pixel is labeled"
         else:
@@ -121,8 +119,8 @@ def sampling_warnings(
     lines = []
     if batch > len(split):
         lines.append(
-            f"{train}: has {_images(len(split))}, fewer than the batch of {batch}, so every step "
-            "uses images several times and an epoch is one step"
+            f"{train}: has {counted(len(split), 'image')}, fewer than the batch of {batch}, so "
+            "every step uses images several times and an epoch is one step"
         )
     if not ((split.heights >= crop[0]) | (split.widths >= crop[1])).any():
         height, width = int(split.heights.max()), int(split.widths.max())
@@ -188,7 +186,7 @@ def check_trainable(dataset: PreparedDataset, train: str, validation: str | None
     where = f"{dataset.location.uri}: split {train!r}"
     if facts.ignored is None:
         raise DatasetError(
-            f"{where} has no labeled pixel in its {_images(facts.images)}, so nothing can "
+            f"{where} has no labeled pixel in its {counted(facts.images, 'image')}, so nothing can "
             "be trained; set data.train_split to a split with labels"
         )
     if len(facts.occurring) < 2:
@@ -216,12 +214,8 @@ def check_scorable(dataset: PreparedDataset, split: str, advice: str) -> None:
     if facts.ignored is None:
         raise DatasetError(
             f"{dataset.location.uri}: split {split!r} has no labeled pixel in its "
-            f"{_images(facts.images)}, so nothing can be scored on it; {advice}"
+            f"{counted(facts.images, 'image')}, so nothing can be scored on it; {advice}"
         )
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
 
 
 def _color_warnings(manifest: Manifest) -> list[str]:
@@ -257,18 +251,13 @@ def _label_warnings(dataset: PreparedDataset, name: str) -> list[str]:
 
 def _shared_warnings(dataset: PreparedDataset, first: str, second: str) -> list[str]:
     pairs = shared_images(dataset.split(second), dataset.split(first))
-    if pairs is None:
-        return [
-            f"{second} and {first}: not compared for equal images, because the data set was "
-            "prepared by an older version; delete it and prepare it again to compare them"
-        ]
     if not pairs:
         return []
     names = [name if name == other else f"{name} ({other})" for name, other in pairs]
-    images = "1 image" if len(pairs) == 1 else f"{len(pairs)} images"
     return [
-        f"{second} shares {images} of {len(dataset.split(second))} with {first}, so scores on one "
-        f"of them do not measure generalization from the other: {_listed(names)}"
+        f"{second} shares {counted(len(pairs), 'image')} of {len(dataset.split(second))} with "
+        f"{first}, so scores on one of them do not measure generalization from the other: "
+        f"{_listed(names)}"
     ]
 
 

@@ -1,9 +1,11 @@
-"""Atomic writes: files, directories and links appear under their names only when complete.
+"""Files on disk: digests, and atomic writes.
 
-Everything is written to a temporary name in the same directory, which ends in `PARTIAL`, and then
-renamed. A killed process can leave a temporary name behind, never an incomplete target.
+Files, directories and links appear under their names only when complete: everything is written to a
+temporary name in the same directory, which ends in `PARTIAL`, and then renamed. A killed process
+can leave a temporary name behind, never an incomplete target.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -81,3 +83,9 @@ def sync_to_disk(paths: Iterable[Path]) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return the digest of a file in hexadecimal. algorithm: as `hashlib` names it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()

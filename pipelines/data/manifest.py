@@ -21,7 +21,6 @@ FORMATTED_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 # Not `.parquet`: Hugging Face `datasets` would read it as rows of the data set.
 INDEX_NAME = "index.pq"
-FORMER_INDEX_NAME = "index.parquet"
 
 
 class DatasetError(UserError, ValueError):
@@ -128,9 +127,6 @@ class Manifest:
                     f"{where}: format version {document['version']} is not {VERSION} or "
                     f"{FORMATTED_VERSION}, the supported versions; prepare the data set again"
                 )
-            # Older manifests lack these.
-            document.setdefault("notes", ())
-            document.setdefault("images", {})
             values = {field.name: document[field.name] for field in fields(cls)}
             values["classes"] = tuple(
                 ClassInfo(entry["name"], tuple(entry["color"])) for entry in values["classes"]

@@ -109,8 +109,6 @@ def describe_shard(file: str, data: pa.NativeFile | pa.Buffer) -> pa.Table:
     parquet = pq.ParquetFile(data, page_checksum_verification=True)
     # A thread of pyarrow that releases `data` while Python exits would abort the process.
     table = parquet.read(columns=columns, use_threads=False)
-    if IMAGE_DIGEST not in table.column_names:  # written by an older version, then interrupted
-        table = table.append_column(IMAGE_DIGEST, pa.nulls(len(table), pa.string()))
     rows = pa.array(range(len(table)), pa.int32())
     shards = pa.array([file] * len(table), pa.string())
     return table.append_column("shard", shards).append_column("row", rows)

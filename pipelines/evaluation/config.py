@@ -160,8 +160,6 @@ class EvaluationConfig(InferenceConfig):
     batch: images of one size that a worker reads together; does not change the score, because the
         network is applied to one image at a time.
     every: validate every this many epochs; the last epoch is always validated.
-    boundary: tolerance in pixels of the boundary F-score; 0 to skip it. Short for the metric
-        `boundary_f`.
     metrics: metrics computed in addition to those from pixel counts: names, or mappings of `name`,
         `arguments` and `key`.
     """
@@ -170,7 +168,6 @@ class EvaluationConfig(InferenceConfig):
 
     batch: int = 4
     every: int = 1
-    boundary: int = 0
     metrics: tuple[str | MetricConfig, ...] = ()
 
     def __post_init__(self) -> None:
@@ -178,23 +175,12 @@ class EvaluationConfig(InferenceConfig):
         for name in ("batch", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, received {getattr(self, name)}")
-        if self.boundary < 0:
-            raise ValueError(
-                f"boundary must be a tolerance in pixels, or 0 to skip it; received {self.boundary}"
-            )
         object.__setattr__(self, "metrics", checked_metrics(self.metrics))
-        metric_configs(self._all_metrics)
-
-    @property
-    def _all_metrics(self) -> tuple[str | MetricConfig, ...]:
-        if not self.boundary:
-            return self.metrics
-        return (MetricConfig("boundary_f", {"tolerance": self.boundary}), *self.metrics)
 
     @property
     def metric_configs(self) -> tuple[MetricConfig, ...]:
-        """`boundary` and `metrics` in their long form."""
-        return metric_configs(self._all_metrics)
+        """`metrics` in their long form."""
+        return metric_configs(self.metrics)
 
     @property
     def metric_class_names(self) -> list[str]:

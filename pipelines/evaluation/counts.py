@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -104,9 +104,7 @@ def read_counts(path: Path) -> Counts:
         classes = tuple(dict.fromkeys(names))
         if not names or names != list(classes) * (len(names) // len(classes)):
             raise ValueError("its rows are not every class of every image")
-        # The first version of the file had no groups.
-        has_groups = "group" in table.column_names
-        groups: list[Any] = table["group"].to_pylist() if has_groups else [None] * len(names)
+        groups = table["group"].to_pylist()
         values = np.stack([table[name].to_numpy() for name in ("tp", "fp", "fn")], axis=-1)
     except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise ValueError(f"{path}: not a file of counts by image and class ({error})") from None

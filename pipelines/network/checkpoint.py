@@ -26,8 +26,6 @@ from pipelines.network.optimizer_state import (
     optimizer_state,
 )
 
-# Earlier checkpoints have the momentum buffers of SGD by parameter instead of `OPTIMIZER_FILE`.
-_EARLIER_MOMENTUM_FILE = "momentum.safetensors"
 _OPTIMIZER = "optimizer"  # key of the optimizer's numbers in the state
 
 
@@ -116,7 +114,7 @@ def restore_checkpoint(
         weights = load_file(directory / WEIGHTS_FILE)
         trained = weights if average is None else load_file(directory / TRAINED_FILE)
         state = json.loads((directory / STATE_FILE).read_text())
-        kept = OptimizerState(_optimizer_tensors(directory), state.pop(_OPTIMIZER, {}))
+        kept = OptimizerState(load_file(directory / OPTIMIZER_FILE), state.pop(_OPTIMIZER))
     except Exception as error:
         raise CheckpointError(f"{directory}: not a readable checkpoint ({error})") from error
     _check_fit(directory, model, trained)
@@ -129,13 +127,6 @@ def restore_checkpoint(
     except (OptimizerStateError, ValueError, IndexError) as error:
         raise CheckpointError(f"{directory}: does not fit this optimizer: {error}") from error
     return dict(state)
-
-
-def _optimizer_tensors(directory: Path) -> dict[str, Tensor]:
-    earlier = directory / _EARLIER_MOMENTUM_FILE
-    if not earlier.exists():
-        return load_file(directory / OPTIMIZER_FILE)
-    return {f"{name}:momentum_buffer": tensor for name, tensor in load_file(earlier).items()}
 
 
 def read_state(directory: Path) -> dict[str, Any]:

@@ -25,6 +25,9 @@ from pipelines.preparation.readers.reader import Reader, Record
 from pipelines.preparation.source_files import broken_link
 from pipelines.preparation.source_images import check_single_page, read_pixels
 
+#: Side in pixels of the tiles whose class centroids are recorded.
+TILE = 1024
+
 
 @dataclass(frozen=True)
 class CheckedSample:
@@ -46,13 +49,11 @@ class CheckedSample:
 def check(
     reader: Reader,
     record: Record,
-    tile: int,
     repeated: Mapping[tuple[str, str], int],
     reading: ImageReading,
 ) -> CheckedSample:
     """Read and decode a record, map its label to class indices, and count its pixels.
 
-    tile: side in pixels of the tiles for class centroids.
     repeated: how often each name occurs that is not unique (see `duplicates`).
     reading: how images become pixels.
     """
@@ -70,7 +71,7 @@ def check(
         # Pillow warns about odd metadata only; a problem with the pixels is an error.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
-            return _decode(reader, record, tile, image_bytes, label_bytes, reading)
+            return _decode(reader, record, image_bytes, label_bytes, reading)
         except MemoryError:
             advice = "use fewer --workers, or cut the image into tiles"
             return _invalid(record, f"{record.image}: not enough memory to read it; {advice}")
@@ -79,7 +80,6 @@ def check(
 def _decode(
     reader: Reader,
     record: Record,
-    tile: int,
     image_bytes: bytes,
     label_bytes: bytes | None,
     reading: ImageReading,
@@ -124,7 +124,7 @@ def _decode(
         height=height,
         width=width,
         class_pixels=tuple(counts.tolist()),
-        centroids=() if label is None else tuple(centroids(label, tile)),
+        centroids=() if label is None else tuple(centroids(label, TILE)),
         digest=sample_digest(record.identifier, record.split, content, label),
         image_digest=pixels_digest(pixels),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import urllib.error
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from pipelines.data.files import partial_path, sync_to_disk
+from pipelines.data.files import file_digest, partial_path, sync_to_disk
 from pipelines.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -66,8 +65,7 @@ def download(
 
 def digest(path: Path, algorithm: str = "sha256") -> str:
     """Return the digest of a file as `ALGORITHM:HEXADECIMAL`."""
-    with path.open("rb") as file:
-        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+    return f"{algorithm}:{file_digest(path, algorithm)}"
 
 
 def _receive(url: str, partial: Path, progress: Progress) -> None:

@@ -27,7 +27,7 @@ def ensure_streets(directory: str | Path) -> str:
     reused. Safe to call from several processes at once: one prepares, the others wait.
     """
     reader = Streets()
-    digest = recipe_digest(reader, reader.listing(), skip_invalid=False, tile=1024)
+    digest = recipe_digest(reader, reader.listing(), skip_invalid=False)
     location = join_uri(directory, f"{reader.name}-{digest[:8]}")
     if not locate(location).exists():
         prepare(reader, location, workers=cores())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipelines.data.files import write_text
+from pipelines.data.files import file_digest, write_text
 from pipelines.errors import UserError
 from pipelines.preparation.download import DownloadError, Progress, digest, download
 from pipelines.preparation.published_datasets import ARCHIVES, INSTRUCTIONS
@@ -81,7 +81,7 @@ def _checked_digest(file: Path, checksum: str | None) -> str:
     Raises DownloadError if they differ.
     """
     record = file.with_name(f"{file.name}.sha256")
-    sha256 = digest(file).partition(":")[2]
+    sha256 = file_digest(file)
     line = f"{sha256}  {file.name}\n"
     if record.exists():
         if record.read_text(encoding="utf-8") == line:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.preparation.image_header import Header
+from pipelines.wording import counted
 
 Exif = Literal["apply", "ignore"]
 # The statistics to use, or mean and standard deviation of each channel.
@@ -94,7 +95,7 @@ def unreadable(header: Header, reading: ImageReading) -> str | None:
         return pages_problem(header.pages)
     if header.depth == "16-bit CMYK":
         return "stores 16-bit CMYK values, which cannot be converted here; save it as 16-bit RGB"
-    stores = "stores 1 band" if header.bands == 1 else f"stores {header.bands} bands"
+    stores = f"stores {counted(header.bands, 'band')}"
     if reading.bands is None and reading.model_channels is not None:
         wanted = reading.model_channels
         fits = header.bands == wanted

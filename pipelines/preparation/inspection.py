@@ -13,6 +13,7 @@ from pipelines.data.facts import dataset_warnings, summary
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.manifest import Shard
 from pipelines.data.prefetch import prefetch
+from pipelines.wording import counted
 
 
 def describe(dataset: PreparedDataset) -> str:
@@ -27,8 +28,8 @@ def describe(dataset: PreparedDataset) -> str:
         size = f"{_range(split.heights)} x {_range(split.widths)} pixels (height x width)"
         unlabeled = "" if split.class_pixels.any() else ", unlabeled"
         lines.append(
-            f"{name}: {count} image{'s' * (count != 1)}, {size}, "
-            f"{len(shards)} shard{'s' * (len(shards) != 1)}, {mebibytes:.1f} MiB{unlabeled}"
+            f"{name}: {counted(count, 'image')}, {size}, "
+            f"{counted(len(shards), 'shard')}, {mebibytes:.1f} MiB{unlabeled}"
         )
     pixels = sum(manifest.class_pixels) + manifest.ignored_pixels
     ignored = manifest.ignored_pixels / pixels if pixels else 0.0

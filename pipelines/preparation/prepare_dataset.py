@@ -25,11 +25,12 @@ from pipelines.data.facts import check_classes_occur
 from pipelines.data.manifest import MANIFEST_NAME, VERSION, DatasetError, Manifest
 from pipelines.data.storage import Location, locate
 from pipelines.errors import UserError
-from pipelines.preparation.checking import CheckedSample, check
+from pipelines.preparation.checking import TILE, CheckedSample, check
 from pipelines.preparation.image_reading import scale_note, scale_problem
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
 from pipelines.preparation.survey import survey
 from pipelines.preparation.writing import JOURNAL_NAME, Writer, staging_location
+from pipelines.wording import counted
 
 SHARD_BYTES = 128 << 20
 # Records submitted per process: enough to keep it busy, few enough to bound memory.
@@ -47,7 +48,6 @@ def prepare(
     destination: str | Path,
     workers: int = 1,
     skip_invalid: bool = False,
-    tile: int = 1024,
     progress: Progress = lambda done, total: None,
 ) -> Manifest:
     """Write the data set that `reader` reads to `destination`, in the prepared format.
@@ -60,7 +60,6 @@ def prepare(
         destination: directory, link to one, or URI; must be empty or not exist.
         workers: processes that decode and check samples; 1 uses this process.
         skip_invalid: skip and record invalid samples instead of failing.
-        tile: side in pixels of the tiles whose class centroids are recorded.
         progress: called with the samples done and the total, after each sample.
 
     Raises:
@@ -76,7 +75,7 @@ def prepare(
         raise DatasetError(_report(reader, listing.problems or ["has no samples"]))
     if location.is_local and reader.has_files:
         _check_outside(location.directory, listing)
-    recipe = recipe_digest(reader, listing, skip_invalid, tile)
+    recipe = recipe_digest(reader, listing, skip_invalid)
     with _storage_errors(location), _lock(location):
         existing = _existing(location, recipe)
         if existing is not None:
@@ -88,11 +87,9 @@ def prepare(
             raise DatasetError(_report(reader, listing.problems))
         staging = staging_location(location)
         writer = Writer(reader, staging, recipe)
-        work = partial(
-            check, reader, tile=tile, repeated=duplicates(listing.records), reading=reading
-        )
+        work = partial(check, reader, repeated=duplicates(listing.records), reading=reading)
         try:
-            manifest = _write(reader, listing, writer, work, workers, skip_invalid, tile, progress)
+            manifest = _write(reader, listing, writer, work, workers, skip_invalid, progress)
             check_classes_occur(manifest, str(reader.source))
         except DatasetError:
             writer.discard()
@@ -138,10 +135,10 @@ def _check_outside(destination: Path, listing: Listing) -> None:
             )
 
 
-def recipe_digest(reader: Reader, listing: Listing, skip_invalid: bool, tile: int) -> str:
+def recipe_digest(reader: Reader, listing: Listing, skip_invalid: bool) -> str:
     """Return a digest of all that decides the result: source files, reader, options, format."""
     classes = [asdict(each) for each in reader.classes]
-    described = [VERSION, reader.version, skip_invalid, tile, classes, listing.problems]
+    described = [VERSION, reader.version, skip_invalid, TILE, classes, listing.problems]
     digest = hashlib.sha256(json.dumps(described).encode())
     for record in listing.records:
         line = f"{record.split}\n{record.identifier}\n{record.group}\n{reader.stamp(record)}\n"
@@ -156,7 +153,6 @@ def _write(
     work: Callable[[Record], CheckedSample],
     workers: int,
     skip_invalid: bool,
-    tile: int,
     progress: Progress,
 ) -> Manifest:
     """Check all records, write a shard for each range of records, and return the manifest.
@@ -197,7 +193,7 @@ def _write(
         notes.append(scale_note(reader.image_reading, writer.stored))
     elif reader.image_reading.scale is not None:
         notes.append("scale is without effect: every image has 8 bits per value")
-    return writer.finish(tile, left_out=listing.problems, notes=notes)
+    return writer.finish(left_out=listing.problems, notes=notes)
 
 
 def _shard_ranges(reader: Reader, records: list[Record]) -> list[range]:
@@ -334,6 +330,7 @@ def _exit_with_parent() -> None:
 
 def _report(reader: Reader, problems: list[str], notes: Sequence[str] = ()) -> str:
     """Return a message that lists all problems, and the notes, which may explain them."""
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [*problems, *(f"note: {note}" for note in notes)]
-    return "\n  ".join([f"{reader.name}: {count} in {reader.source}", *lines])
+    return "\n  ".join(
+        [f"{reader.name}: {counted(len(problems), 'problem')} in {reader.source}", *lines]
+    )

@@ -29,6 +29,7 @@ from pipelines.preparation.image_reading import (
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 from pipelines.preparation.source_files import first_names
 from pipelines.preparation.source_images import stored_range
+from pipelines.wording import counted
 
 # Files are opened by several threads, because each open may wait for a network file system.
 _THREADS = 8
@@ -144,9 +145,8 @@ def _for_all(records: list[Record], problem: str) -> str:
 
 def _images(files: list[Path]) -> str:
     """Return the subject of a sentence about some images, with its verb."""
-    count = "1 image" if len(files) == 1 else f"{len(files)} images"
     have = "has" if len(files) == 1 else "have"
-    return f"{count} ({first_names(file.name for file in files)}) {have}"
+    return f"{counted(len(files), 'image')} ({first_names(file.name for file in files)}) {have}"
 
 
 def _decide_exif(

@@ -16,7 +16,7 @@ from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Shard, 
 from pipelines.data.shards import Sample, describe_shard, encode_index, encode_shard
 from pipelines.data.storage import Location
 from pipelines.preparation.channel_statistics import channel_statistics, image_format
-from pipelines.preparation.checking import CheckedSample
+from pipelines.preparation.checking import TILE, CheckedSample
 from pipelines.preparation.image_reading import ValueRange, merged_range
 from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Reader
@@ -114,9 +114,7 @@ class Writer:
         """The range of the stored values of all images of more than 8 bits."""
         return merged_range(part.stored for part in self.finished.values())
 
-    def finish(
-        self, tile: int, left_out: Sequence[str] = (), notes: Sequence[str] = ()
-    ) -> Manifest:
+    def finish(self, left_out: Sequence[str] = (), notes: Sequence[str] = ()) -> Manifest:
         """Write the index of all shards and return the manifest.
 
         left_out: problems of the source as a whole, recorded with the problems of its samples.
@@ -146,7 +144,7 @@ class Writer:
             class_pixels=tuple(class_pixels),
             ignored_pixels=sum(part.labeled_pixels for part in parts) - sum(class_pixels),
             image_mean=tuple((mean - low) / (high - low) for mean in every.means),
-            tile=tile,
+            tile=TILE,
             shards=shards,
             index_sha256=self._write_index(shards),
             skipped=(*left_out, *(problem for part in parts for problem in part.problems)),

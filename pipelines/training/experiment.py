@@ -4,7 +4,7 @@ Other settings, such as the number of workers, are in `orchestrator.study.resour
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import yaml
 from models import FENetConfig
 from models.hugging_face.configuration import is_saved, read_saved
 from models.registry import LIBRARIES, is_class_name, library_and_name
-from pipelines.config import ConfigurationError, configure, load_yaml
+from pipelines.config import ConfigurationError, configure, flattened, load_yaml
 from pipelines.data.config import DataConfig
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.network.config import ModelConfig, NetworkConfig
@@ -22,10 +22,6 @@ from pipelines.training.config import TrainingConfig
 
 #: Settings of an experiment that affect its speed but not its result.
 WITHOUT_EFFECT = ("evaluation.batch",)
-
-#: Settings that earlier versions recorded and that no longer exist, by dotted key, with the only
-#: value that worked.
-REMOVED = {"training.loss.ignore_index": 255}
 
 #: Possible values of `seed`.
 SEEDS = range(2**63)
@@ -119,38 +115,17 @@ def experiment_differences(
     """Describe the settings that differ, as `KEY: VALUE (recorded), VALUE (now)`.
 
     Both experiments are in JSON types. A setting missing in `recorded` counts as its default: older
-    code did not have it. Settings in `WITHOUT_EFFECT` and `REMOVED` are ignored. labels: names of
-    the two experiments in the descriptions.
+    code did not have it. Settings in `WITHOUT_EFFECT` are ignored. labels: names of the two
+    experiments in the descriptions.
     """
-    old, new = dict(_flatten(without_removed(recorded))), dict(_flatten(current))
-    defaults = dict(_flatten(Experiment().as_json()))
+    old, new = dict(flattened(recorded)), dict(flattened(current))
+    defaults = dict(flattened(Experiment().as_json()))
     old = {key: defaults[key] for key in new if key in defaults} | old
     return [
         f"{key}: {old.get(key, 'nothing')} ({labels[0]}), {new.get(key, 'nothing')} ({labels[1]})"
         for key in dict.fromkeys((*old, *new))
         if key not in WITHOUT_EFFECT and not (key in old and key in new and old[key] == new[key])
     ]
-
-
-def without_removed(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a recorded experiment without the settings in `REMOVED` that have their value.
-
-    prefix: dotted keys above `values`, with a dot at the end.
-    """
-    return {
-        key: without_removed(value, f"{prefix}{key}.") if isinstance(value, dict) else value
-        for key, value in values.items()
-        if f"{prefix}{key}" not in REMOVED or value != REMOVED[f"{prefix}{key}"]
-    }
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and their values."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def read_experiment(path: str | Path, dataset: str | None = None) -> Experiment:
@@ -170,7 +145,6 @@ def read_experiment(path: str | Path, dataset: str | None = None) -> Experiment:
             data = values.setdefault("data", {}) if dataset is not None else None
             if isinstance(data, dict):
                 data["dataset"] = dataset
-            values = without_removed(values)
         return configure(Experiment, values)
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {error}") from error

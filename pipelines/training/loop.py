@@ -26,10 +26,10 @@ from pipelines.data.loading import EvaluationBatches, TrainingBatches
 from pipelines.data.node_cache import NodeCache
 from pipelines.data.randomness import hash_integers
 from pipelines.data.transforms import check_transforms
+from pipelines.device_memory import peak_memory_gib
 from pipelines.errors import UserError
 from pipelines.evaluation.evaluate import Scores, evaluate
 from pipelines.evaluation.measuring import build_metrics
-from pipelines.machine import peak_resident_gib
 from pipelines.network.batch_norm import synchronize_batch_norm
 from pipelines.network.build import build_network, is_custom, unreached_parameters
 from pipelines.network.checkpoint import Snapshot, restore_checkpoint, take_snapshot
@@ -116,7 +116,6 @@ class Training:
         experiment: Experiment,
         dataset: PreparedDataset,
         device: torch.device,
-        group: WorkerGroup | None = None,
         cache: NodeCache | None = None,
     ) -> None:
         """Build network, optimizer and data loading of this worker.
@@ -137,7 +136,7 @@ class Training:
         self.experiment = experiment
         self.dataset = dataset
         self.cache = cache
-        self.group = group or WorkerGroup.current()
+        self.group = WorkerGroup.current()
         config, data = experiment.training, experiment.data
         check_precision(config.precision, device.type, has_native_bfloat16(device.type))
         self.numerics = Numerics.choose(device, config.precision, config.memory_format)
@@ -290,7 +289,7 @@ class Training:
                     metrics["val/best_miou"] = max(scored)
             earlier_seconds = self.history[-1].get("seconds", 0.0) if self.history else 0.0
             metrics["seconds"] = earlier_seconds + seconds
-            metrics["memory_gib"] = self.group.maximum(_peak_memory_gib(self.numerics.device))
+            metrics["memory_gib"] = self.group.maximum(peak_memory_gib(self.numerics.device))
             metrics = {"epoch": epoch, **metrics}
             self.history.append(metrics)
             report(TrainingReport(epoch, metrics, scores, self._snapshot))
@@ -459,10 +458,3 @@ class Training:
         if isinstance(self.replica, DistributedDataParallel):
             return self.replica.no_sync()
         return nullcontext()
-
-
-def _peak_memory_gib(device: torch.device) -> float:
-    """Return the peak memory of the device on CUDA, or of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return peak_resident_gib()

@@ -62,14 +62,14 @@ def test_scores_are_logged_to_the_run_by_protocol(
         ("best", EvaluationConfig(), []),
         ("last", EvaluationConfig(), []),
         ("best", WINDOWS, OPTIONS),
-        ("best", EvaluationConfig(boundary=2), ["--boundary", "2"]),
+        ("best", EvaluationConfig(metrics=("boundary_f",)), ["--metric", "boundary_f"]),
     ):
         assert command(finished_run, f"runs:/{run_id}/{checkpoint}", *options) == 0
         printed = capsys.readouterr().out
         scores = expected(finished_run, checkpoint, config)
         assert f"{100 * scores.miou:.2f}" in printed
         assert ("chosen on these images" in printed) == (checkpoint == "best")
-        name = f"{prefix}_{checkpoint}_{config.protocol}" + "_boundary-2" * bool(config.boundary)
+        name = f"{prefix}_{checkpoint}_{config.protocol}" + "_boundary_f" * bool(config.metrics)
         assert f"logged to run {run_id} under eval/{name}/" in printed
         classes = [entry.name for entry in open_dataset(finished_run.dataset).manifest.classes]
         for metric, value in scores.metrics(classes).items():
@@ -150,11 +150,11 @@ def test_all_digits_are_printed_as_json_and_csv(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, data = str(finished_run.directory.parent / "last"), str(finished_run.dataset)
-    options = ["--dataset", data, "--storage", str(tmp_path / "storage"), "--boundary", "2"]
+    options = ["--dataset", data, "--storage", str(tmp_path / "storage"), "--metric", "boundary_f"]
     options += ["--metric", "calibration_error"]
     options += ["--metric", "{name: boundary_iou, arguments: {distance: 0.1}, key: wide}"]
     wide = MetricConfig("boundary_iou", {"distance": 0.1}, "wide")
-    config = EvaluationConfig(boundary=2, metrics=("calibration_error", wide))
+    config = EvaluationConfig(metrics=("boundary_f", "calibration_error", wide))
     scores = expected(finished_run, "last", config)
     names = [entry.name for entry in open_dataset(finished_run.dataset).manifest.classes]
     assert main([model, *options, "--json"]) == 0

@@ -95,7 +95,7 @@ def paint_ground(canvas: Canvas, scene: Scene) -> None:
     texture = 1 + street.wear * (rough + 0.8 * wide + 0.5 * grain)
     color[:] = np.asarray(street.road, np.float32) * texture[..., None]
     _paint_patches(color, road, x, z, street.shift, blur)
-    _paint_markings(color, scene, x, z, across, side, footprint, stretch, rough)
+    _paint_markings(color, scene, x, z, across, side, footprint, rough)
     slabs = _joints(x, z, street.paving, footprint, stretch)
     stone: Floats = (1 + 0.7 * street.wear * (rough + grain)) * (1 - 0.22 * slabs)
     stone *= 1 + 0.10 * (
@@ -113,7 +113,7 @@ def paint_ground(canvas: Canvas, scene: Scene) -> None:
     )
     color[verge] = (np.asarray(street.verge, np.float32) * grass[..., None])[verge]
 
-    lit = 1 - _sun_shadow(canvas, scene, x, z)
+    lit = 1 - _sun_shadow(scene, x, z)
     ambient = np.asarray(canvas.light.ambient, np.float32) * _occlusion(scene, x, z)[..., None]
     direct = np.asarray(canvas.light.direct, np.float32) * max(0.0, canvas.light.sun[1])
     color *= ambient + direct * lit[..., None]
@@ -163,7 +163,6 @@ def _paint_markings(
     across: Floats,
     side: Mask,
     footprint: Floats,
-    stretch: Floats,
     rough: Floats,
 ) -> None:
     """Paint worn lane lines, edge lines and zebra crossings."""
@@ -185,7 +184,7 @@ def _paint_markings(
     color += paint[..., None] * (0.85 - color)
 
 
-def _sun_shadow(canvas: Canvas, scene: Scene, x: Floats, z: Floats) -> Floats:
+def _sun_shadow(scene: Scene, x: Floats, z: Floats) -> Floats:
     """Return the share of sunlight that buildings and objects block at ground points."""
     sun_x, sun_y, sun_z = scene.light.sun
     shade = np.zeros_like(x)

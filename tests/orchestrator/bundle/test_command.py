@@ -26,7 +26,7 @@ from pipelines.preparation.embedded import prepare_streets
 from tests.support.fabricated_studies import FEW, PLAIN, fabricate, write_study
 from tests.support.own_metric import WRONG
 
-SEEDS = PLAIN.replace("  training:", "  evaluation: {boundary: 2}\n  training:")
+SEEDS = PLAIN.replace("  training:", "  evaluation: {metrics: [boundary_f]}\n  training:")
 SEEDS += "seeds: [0, 1, 2]\n"
 SEEDS += "report: {columns: [miou, difference, p, iou/road, boundary_f, difference/boundary_f]}\n"
 

@@ -11,7 +11,7 @@ from pipelines.evaluation.config import EvaluationConfig, InferenceConfig, Metri
 def test_recorded_settings_distinguish_protocols() -> None:
     one, other = InferenceConfig(window=(24, 24)), InferenceConfig(window=(24, 24), stride=(8, 8))
     assert protocol_tag(one) != protocol_tag(other)
-    with_boundary = EvaluationConfig(window=(24, 24), boundary=3)
+    with_boundary = EvaluationConfig(window=(24, 24), metrics=("boundary_f",))
     tags = {"protocol": protocol_tag(with_boundary), "data": "x", "split": "val"}
     assert is_current(tags, with_boundary, "x", "val")
     assert is_current(tags, one, "x", "val"), "it has everything that is requested"

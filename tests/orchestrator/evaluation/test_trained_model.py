@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from ray import cloudpickle
 
 from models import FENetConfig
-from orchestrator.evaluation.trained_model import TrainedModel, load_model, local_weights
+from orchestrator.evaluation.trained_model import TrainedModel, local_weights
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
@@ -79,21 +79,6 @@ def test_models_of_transformers_reach_the_workers(model: ModelConfig) -> None:
     assert not received.network.training
     assert (received.run_id, received.experiment) == ("run", experiment)
     assert received.class_names == ["a", "b", "c"]
-
-
-@pytest.mark.slow
-def test_model_of_an_earlier_version_is_loaded(finished_run: FinishedRun, tmp_path: Path) -> None:
-    """Its experiment names a setting that no longer exists, with the only value that worked."""
-    directory = tmp_path / "model"
-    shutil.copytree(finished_run.directory, directory)
-    file = directory / "experiment.yaml"
-    text = file.read_text()
-    assert text.count("    share: 0.05\n") == 1
-    file.write_text(text.replace("    share: 0.05\n", "    share: 0.05\n    ignore_index: 255\n"))
-    assert (
-        load_model(str(directory), None).experiment
-        == load_model(str(finished_run.directory), None).experiment
-    )
 
 
 @pytest.mark.slow

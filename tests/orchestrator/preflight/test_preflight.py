@@ -16,7 +16,6 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.resources import Resources
-from orchestrator.sweep.__main__ import parser
 from orchestrator.training.diagnosis import diagnose
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.config import InferenceConfig
@@ -160,11 +159,3 @@ def test_one_preflight_run_covers_all_seeds_and_schedules(
     assert is_worthwhile(trials, distinct(trials), forecaster)
     short = [trial for trial in trials if trial.variant == "b"]
     assert not is_worthwhile(short, distinct(short), forecaster)
-
-
-def test_former_option_name_works_and_is_hidden() -> None:
-    for option in ("--no-preflight", "--no-canary"):
-        assert parser("sweep").parse_args(["study.yaml", option]).no_preflight
-    assert not parser("sweep").parse_args(["study.yaml"]).no_preflight
-    assert "--no-preflight" in parser("sweep").format_help()
-    assert "--no-canary" not in parser("sweep").format_help()

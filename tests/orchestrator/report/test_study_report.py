@@ -447,21 +447,6 @@ report: {columns: [miou, difference, dice, difference/dice, boundary_iou, differ
     assert "so they have no p" in report.markdown()
 
 
-def test_dice_of_older_runs_follows_from_their_counts(tmp_path: Path, small_streets: Path) -> None:
-    columns = "report: {columns: [miou, dice, difference/dice]}\n"
-    path = write_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]\n" + columns)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
-    report = report_of(path).read()
-    expected = [line["dice_mean"] for line in csv.DictReader(io.StringIO(report.csv()))]
-    for row in report.rows:
-        for result in row.results:
-            assert result.run is not None
-            del result.run.metrics["val/dice"]  # type: ignore[attr-defined]
-    lines = list(csv.DictReader(io.StringIO(report.csv())))
-    assert [float(line["dice_mean"]) for line in lines] == pytest.approx(list(map(float, expected)))
-    assert lines[1]["difference/dice_low"]
-
-
 def test_groups_of_classes_are_columns(tmp_path: Path, small_streets: Path) -> None:
     options = """
 report:

@@ -439,7 +439,7 @@ protocols:
   whole: {metrics: [calibration_error, {name: boundary_f, arguments: {tolerance: 5}}]}
 report: {protocol: whole, columns: [miou, calibration_error]}
 """
-    other = "epochs: 3}, evaluation: {boundary: 2, metrics: [boundary_iou]"
+    other = "epochs: 3}, evaluation: {metrics: [boundary_f, boundary_iou]"
     study = load(tmp_path, "epochs: 2", other, more)
     configs = [
         study.config.evaluation_under(name, study.trials[1].experiment.evaluation).metric_configs

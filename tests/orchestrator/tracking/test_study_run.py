@@ -212,9 +212,6 @@ def test_no_tag_is_empty(study_run: StudyRun, trial: ResolvedTrial, uri: str) ->
     study_run.end_trial(run_id, "FINISHED")
     assert not {"orchestrator.claim", "orchestrator.reason"} & tags().keys()
     assert all(client.get_run(study_run.parent_id).data.tags.values())
-    # A store of an earlier version has empty tags.
-    for name in ("claim", "stopped", "reason"):
-        client.set_tag(run_id, f"orchestrator.{name}", "")
     record = study_run.store.trial_run(run_id)
     assert (record.reason, record.stopped_early, record.claimed) == ("", False, False)
 

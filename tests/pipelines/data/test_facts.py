@@ -22,7 +22,7 @@ from pipelines.data.facts import (
     summary,
     training_warnings,
 )
-from pipelines.data.manifest import FORMER_INDEX_NAME, INDEX_NAME, MANIFEST_NAME
+from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.folder import Folder
 from pipelines.prepare import main as prepare_command
@@ -116,22 +116,15 @@ def test_an_image_is_recognized_under_another_name_and_format(tmp_path: Path) ->
     assert line.endswith(": b (a)")
 
 
-def test_data_prepared_by_an_older_version_opens(tmp_path: Path) -> None:
-    """Its index has the former name and no digests of images, its manifest no notes."""
-    dataset = prepared(tmp_path, {"train": {"a": ALL}, "val": {"a": ALL}})
-    fingerprint = dataset.manifest.fingerprint
-    folder = tmp_path / "set"
-    table = pq.read_table(folder / INDEX_NAME).drop_columns("image_digest")
-    pq.write_table(table, folder / FORMER_INDEX_NAME)
-    (folder / INDEX_NAME).unlink()
-    manifest = json.loads((folder / MANIFEST_NAME).read_text())
-    del manifest["notes"]
-    digest = hashlib.sha256((folder / FORMER_INDEX_NAME).read_bytes()).hexdigest()
-    (folder / MANIFEST_NAME).write_text(json.dumps(manifest | {"index_sha256": digest}))
-    older = open_dataset(folder, fingerprint)
-    assert np.array_equal(older.split("val").read(0)[1], ALL)
-    (line,) = dataset_warnings(older)
-    assert line.startswith("val and train: not compared for equal images")
+def test_index_without_digests_of_images_is_an_error(tmp_path: Path) -> None:
+    prepared(tmp_path, {"train": {"a": ALL}})
+    index, manifest = (tmp_path / "set" / name for name in (INDEX_NAME, MANIFEST_NAME))
+    pq.write_table(pq.read_table(index).drop_columns("image_digest"), index)
+    digest = hashlib.sha256(index.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"index_sha256": digest}))
+    dataset = open_dataset(tmp_path / "set")
+    with pytest.raises(DatasetError, match=r"index\.pq: has no column 'image_digest'; delete the"):
+        dataset.split("train")
 
 
 def test_card_and_file_names_suit_hugging_face_datasets(tmp_path: Path) -> None:

@@ -145,8 +145,6 @@ def test_invalid_settings_are_rejected() -> None:
         EvaluationConfig(batch=0)
     with pytest.raises(ValueError, match="every must be at least 1, received -1"):
         EvaluationConfig(every=-1)
-    with pytest.raises(ValueError, match=r"boundary must be a tolerance in pixels.* received -1"):
-        EvaluationConfig(boundary=-1)
     with pytest.raises(ValueError, match="scales must be different factors"):
         EvaluationConfig(scales=())
 
@@ -166,9 +164,9 @@ def test_per_image_counts_keep_the_order_of_the_split() -> None:
             assert np.array_equal(images.counts[index].numpy(), expected)
 
 
-def test_evaluation_applies_inference_protocol_and_boundary() -> None:
+def test_evaluation_applies_inference_protocol_and_metrics() -> None:
     split, model = UnevenImages(), BrightnessClassifier(4)
-    config = EvaluationConfig(scales=(0.5, 1.5), flip=True, window=(6, 6), boundary=2)
+    config = EvaluationConfig(scales=(0.5, 1.5), flip=True, window=(6, 6), metrics=("boundary_f",))
     progress: list[int] = []
     scores = evaluate(model, EvaluationBatches(split, 3), 4, CPU, config)
     count_pixels(model, EvaluationBatches(split, 3), 4, CPU, config, progress.append)

@@ -151,18 +151,8 @@ def test_key_with_another_meaning_is_rejected(key: str) -> None:
         MetricConfig("boundary_iou", {}, key)
 
 
-def test_boundary_is_short_for_the_metric() -> None:
-    config = EvaluationConfig(boundary=2, metrics=("calibration_error",))
-    assert config.metric_configs == (
-        MetricConfig("boundary_f", {"tolerance": 2}),
-        MetricConfig("calibration_error"),
-    )
-    with pytest.raises(ValueError, match="metrics has 'boundary_f' twice"):
-        EvaluationConfig(boundary=2, metrics=("boundary_f",))
-
-
 def test_statistics_are_written_and_read(tmp_path: Path) -> None:
-    configs = EvaluationConfig(boundary=1, metrics=("calibration_error",)).metric_configs
+    configs = EvaluationConfig(metrics=("boundary_f", "calibration_error")).metric_configs
     metrics = build_metrics(configs, 2)
     random = np.random.default_rng(0)
     measured = [Measured(m.key, m.metric, random.random((2, m.length))) for m in metrics]

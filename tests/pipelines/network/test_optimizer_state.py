@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from pipelines.network.checkpoint import (
@@ -123,22 +122,6 @@ def test_average_is_what_is_saved_as_the_model(tmp_path: Path) -> None:
     assert torch.equal(scored.weight, average.weight)
     assert torch.equal(restored.weight, average.weight)
     assert torch.equal(trained.weight, model.weight)
-
-
-def test_checkpoint_of_an_earlier_version_has_the_momentum_only(tmp_path: Path) -> None:
-    model = nn.Linear(2, 2)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    model(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    take_snapshot(model, optimizer, {}).write(tmp_path / "checkpoint")
-    (tmp_path / "checkpoint" / "optimizer.safetensors").unlink()
-    (tmp_path / "checkpoint" / "state.json").write_text("{}")
-    momentum = {"weight": torch.full((2, 2), 3.0), "bias": torch.full((2,), 4.0)}
-    save_file(momentum, tmp_path / "checkpoint" / "momentum.safetensors")
-    resumed = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    restore_checkpoint(tmp_path / "checkpoint", model, resumed)
-    assert torch.equal(resumed.state[model.weight]["momentum_buffer"], momentum["weight"])
-    assert torch.equal(resumed.state[model.bias]["momentum_buffer"], momentum["bias"])
 
 
 def test_state_that_no_file_can_hold_is_an_error() -> None:

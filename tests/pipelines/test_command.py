@@ -12,8 +12,8 @@ from typing import NoReturn
 
 import pytest
 
+from pipelines.command import run_command
 from pipelines.data.manifest import DatasetError
-from pipelines.errors import run_command
 
 
 def function_that_raises(error: BaseException) -> Callable[[], int]:
@@ -64,7 +64,7 @@ def test_command_status_and_custom_report_are_used() -> None:
 def test_signals_delete_temporary_files(number: signal.Signals, tmp_path: Path) -> None:
     code = f"""
 import signal, sys, tempfile, time
-from pipelines.errors import run_command
+from pipelines.command import run_command
 
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # nohup ignores the last one
     handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
@@ -100,7 +100,7 @@ def test_ignored_signal_stays_ignored() -> None:
 
 def test_closed_pipe_ends_the_command_silently(tmp_path: Path) -> None:
     code = (
-        "import sys; from pipelines.errors import run_command\n"
+        "import sys; from pipelines.command import run_command\n"
         "sys.exit(run_command(lambda: print('x' * 100_000) or 0))"
     )
     command = f"{{ '{sys.executable}' -c \"$0\"; echo $? >&2; }} | head -c 1"
@@ -164,7 +164,7 @@ def test_failed_copy_names_its_destination(
 
 @pytest.mark.parametrize("closed", ["1", "0 1 2"])
 def test_command_with_closed_streams(closed: str) -> None:
-    script = "import os, sys; from pipelines.errors import run_command; "
+    script = "import os, sys; from pipelines.command import run_command; "
     script += "sys.exit(run_command(lambda: print('output') or 0))"
     redirections = " ".join(f"{number}>&-" for number in closed.split())
     command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(script)} {redirections}"
