@@ -255,7 +255,16 @@ class TrackingStore:
                 return Path(path)
             except Exception as error:
                 cause = error
-        raise TrackingError(f"{uri}: not in MLflow at {self.display_uri} ({cause})")
+        advice = self._registered_models() if uri.startswith("models:") else ""
+        raise TrackingError(f"{uri}: not in MLflow at {self.display_uri} ({cause}){advice}")
+
+    def _registered_models(self) -> str:
+        """Return the names of the first registered models, for a message."""
+        try:
+            models = self.client.search_registered_models(max_results=10)
+        except Exception:  # the store has just failed with another message
+            return ""
+        return f"; registered: {', '.join(model.name for model in models) or 'none'}"
 
     def download_file(self, run_id: str, path: str, directory: Path) -> Path:
         """Copy an artifact of a run that belongs to none of its models into `directory`; return its
