@@ -58,25 +58,25 @@ def _options(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         "networks",
         nargs="*",
         metavar="NETWORK",
-        help=f"any of {', '.join(CONFIGURATIONS)}; default: all",
+        help=f"any of {', '.join(CONFIGURATIONS)} (default: all)",
     )
     parser.add_argument(
         "--backbone",
         action="append",
         choices=[*backbone_names(), "all"],
         metavar="NAME",
-        help=f"any of {', '.join(backbone_names())}, or all; repeatable; default: resnet101 and "
-        "resnet18, which the paper reports",
+        help=f"any of {', '.join(backbone_names())}, or all; repeatable (default: resnet101 "
+        "and resnet18, which the paper reports)",
     )
     parser.add_argument(
         "--size",
         type=_size,
         default=(1024, 1024),
         metavar="N|HxW",
-        help="height and width of the image in pixels; one number for both; default: 1024",
+        help="height and width of the image in pixels; one number for both (default: 1024)",
     )
     parser.add_argument(
-        "--classes", type=_positive, default=19, metavar="N", help="number of classes; default: 19"
+        "--classes", type=_positive, default=19, metavar="N", help="number of classes (default: 19)"
     )
     parser.add_argument("--parts", action="store_true", help="list the parts of every network")
     parser.add_argument(

@@ -23,7 +23,10 @@ COMMANDS = {
     "server": ("orchestrator.server", "serve MLflow from a file that is replicated to a bucket"),
     "evaluate": ("orchestrator.evaluate", "score a trained model on a data set"),
     "predict": ("orchestrator.predict", "predict the label maps of images"),
-    "export": ("orchestrator.export", "write a trained model as torch.export and ONNX files"),
+    "export": (
+        "orchestrator.export",
+        "export a trained model: torch.export, ONNX, model directory, model card",
+    ),
     "figures": ("orchestrator.figures", "draw what trained models predict"),
     "prepare": ("pipelines.prepare", "convert a data set to Parquet shards"),
     "train": ("pipelines.train", "train one experiment without Ray and MLflow"),

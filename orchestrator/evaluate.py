@@ -13,6 +13,7 @@ from rich.console import Console
 
 from orchestrator.console import open_console, run_command
 from orchestrator.evaluation.options import add_options
+from pipelines.evaluation.config import METRICS
 from pipelines.imports import importing_libraries
 
 
@@ -56,8 +57,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="METRIC",
-        help="another metric: its name, `package.module:Class`, or a mapping such as "
-        "'{name: boundary_iou, arguments: {distance: 0.005}}'; repeatable",
+        help=f"another metric: {', '.join(METRICS.built_in)}, `package.module:Class`, or a mapping "
+        "such as '{name: boundary_iou, arguments: {distance: 0.005}}'; repeatable",
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument(

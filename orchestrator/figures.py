@@ -54,7 +54,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
             help=f"another seed of {name.upper()}, repeatable: images are selected and scored by "
             f"the mean over the seeds; the predictions are those of {name.upper()}",
         )
-    _add_images(compare, 4)
+    _add_images(compare, 4, "comparison.png")
     compare.add_argument(
         "--names", nargs=2, metavar=("A", "B"), help="column titles (default: the runs' names)"
     )
@@ -65,7 +65,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         description="Draw a network's feature maps before its flows and after each of them.",
     )
     add_model(features, "model")
-    _add_images(features, 3)
+    _add_images(features, 3, "features.png")
     features.add_argument("--name", help="model name in the title (default: the run's name)")
     features.add_argument(
         "--level", type=int, default=2, help="feature level; 1 is the finest (default: 2)"
@@ -75,7 +75,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_images(parser: argparse.ArgumentParser, images: int) -> None:
+def _add_images(parser: argparse.ArgumentParser, images: int, out: str) -> None:
     parser.add_argument(
         "--dataset", required=True, metavar="URI", help="a prepared data set, or `streets`"
     )
@@ -93,7 +93,7 @@ def _add_images(parser: argparse.ArgumentParser, images: int) -> None:
         "--out",
         action="append",
         metavar="FILE",
-        help=f"output file, {', '.join(FORMATS)}; repeatable",
+        help=f"output file, {', '.join(FORMATS)}; repeatable (default: {out})",
     )
 
 

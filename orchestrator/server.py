@@ -216,7 +216,9 @@ def server_parser(prog: str) -> argparse.ArgumentParser:
         metavar="DIR",
         help="local directory of the SQLite file (default: ./tracking)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
+    )
     parser.add_argument("--port", type=int, default=5000, help="port to listen on (default: 5000)")
     parser.add_argument(
         "--workers", type=int, default=2, help="processes of the server (default: 2)"

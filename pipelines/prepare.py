@@ -50,7 +50,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=reader.help, description=reader.help)
         reader.add_arguments(command)
         command.add_argument("--destination", required=True, help="output directory or URI")
-        command.add_argument("--workers", type=_positive, default=cores(), help="worker processes")
+        command.add_argument(
+            "--workers",
+            type=_positive,
+            default=cores(),
+            help="worker processes (default: one per processor core)",
+        )
         command.add_argument(
             "--skip-invalid",
             action="store_true",
@@ -72,7 +77,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         type=Path,
         default=Path(),
         metavar="DIR",
-        help="directory for the archive and the unpacked folder; default: the working directory",
+        help="directory for the archive and the unpacked folder (default: the working directory)",
     )
     fetch.add_argument("--mirror", metavar="URL", help="address of the archive, if not its owner's")
     inspect = commands.add_parser("inspect", help="print class frequencies and draw samples")
@@ -82,8 +87,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--crop",
         type=parse_size,
         metavar="HxW",
-        help="height and width of the crops in pixels; default: the median of the images, at most "
-        "1024x1024",
+        help="height and width of the crops in pixels (default: the median of the images, at most "
+        "1024x1024)",
     )
     crops.add_argument(
         "--experiment",
@@ -92,20 +97,25 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="take crop, split, augmentation and seed from an experiment file; other options "
         "override it",
     )
-    crops.add_argument("--split", help="split to draw from; default: train")
-    crops.add_argument("--seed", type=int, help="seed of the augmentation; default: 0")
+    crops.add_argument("--split", help="split to draw from (default: train)")
+    crops.add_argument("--seed", type=int, help="seed of the augmentation (default: 0)")
     crops.add_argument(
         "--class-uniform",
         type=float,
         metavar="SHARE",
-        help="share of crops sampled by class; default: 0",
+        help="share of crops sampled by class (default: 0)",
     )
-    for command in (inspect, crops):
+    for command, file in ((inspect, "NAME-samples.png"), (crops, "NAME-crops.png")):
         command.add_argument("uri", help="directory or URI of a prepared data set")
         command.add_argument(
-            "--count", type=_positive, default=12, help="samples to draw; default: 12", metavar="N"
+            "--count", type=_positive, default=12, help="samples to draw (default: 12)", metavar="N"
         )
-        command.add_argument("--out", type=Path, metavar="FILE", help="image file to write")
+        command.add_argument(
+            "--out",
+            type=Path,
+            metavar="FILE",
+            help=f"image file to write (default: {file}, with the data set's name)",
+        )
     return parser
 
 

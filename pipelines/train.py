@@ -32,8 +32,17 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="experiment file")
     parser.add_argument("--out", required=True, metavar="DIR", help="output folder")
     parser.add_argument("--dataset", metavar="URI", help="prepared data set, overrides the file's")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--cache", metavar="DIR", help="keep decoded data in this folder")
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to train; auto is a GPU if there is one (default: auto)",
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="keep decoded data in this folder (default: decode each image anew in every epoch)",
+    )
     parser.add_argument(
         "--checkpoint-steps", type=int, metavar="N", help="also write a checkpoint every N steps"
     )
@@ -42,7 +51,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         type=int,
         default=1,
         metavar="N",
-        help="keep the N best checkpoints by validation score and the last one; default: 1",
+        help="keep the N best checkpoints by validation score and the last one (default: 1)",
     )
     return parser
 

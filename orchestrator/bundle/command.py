@@ -25,6 +25,7 @@ from orchestrator.sweep.command import (
 )
 from orchestrator.sweep.options import SweepOptions, default_address
 from pipelines.command import EXIT_FAILED
+from pipelines.data.storage import check_no_secret
 from pipelines.wording import counted
 
 _LISTED = 20  # problems that are printed
@@ -32,6 +33,7 @@ _LISTED = 20  # problems that are printed
 
 def bundle(options: argparse.Namespace, console: Console) -> int:
     """Do what the options request; return the command's exit status."""
+    check_no_secret(options.storage)
     if options.check:
         return _check(options, console)
     if options.replay is not None:

@@ -146,5 +146,6 @@ def _parse(address: str) -> tuple[str, int]:
         )
     raise UnreachableError(
         f"{option('address')} {address} is not a valid address; use HOST:PORT such as "
-        "10.0.0.5:6379, or auto"
+        "10.0.0.5:6379, or auto; orchestrator.sweep also takes the URL of a dashboard, such as "
+        "http://localhost:8265"
     )

@@ -26,8 +26,8 @@ def add_model(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         name,
         metavar=name.upper(),
-        help="runs:/ID/model (a run's last checkpoint), runs:/ID/best (on validation), "
-        "models:/NAME@ALIAS, models:/NAME/VERSION, or a directory of experiment.yaml, "
+        help="runs:/ID/last or runs:/ID/model (a run's last checkpoint), runs:/ID/best (on "
+        "validation), models:/NAME@ALIAS, models:/NAME/VERSION, or a directory of experiment.yaml, "
         "model.safetensors and classes.yaml",
     )
 

@@ -18,6 +18,7 @@ from orchestrator.study.expand import expand
 from orchestrator.study.extends import extended_source, read_study, without_removed
 from orchestrator.study.mapping_source import mapping_source
 from orchestrator.study.metric_checks import check_metrics
+from orchestrator.study.overlay import unknown_key
 from orchestrator.study.sampling import CellName, SearchSample
 from orchestrator.study.search_checks import check_search, search_warnings, with_search_result
 from orchestrator.study.study import Study, Trial
@@ -219,6 +220,9 @@ def _override(key: str, text: str) -> Source:
     if not all(key.split(".")):
         message = f"the key is empty; use {option('set')} key.subkey=value"
         raise StudyError([Problem(location, message)])
+    first, keys = key.split(".")[0], field_names(StudyConfig)
+    if first not in keys and (problem := unknown_key(first, location, keys)):
+        raise StudyError([problem])
     try:
         value = parse_yaml(text, str(location)).value
     except StudyError as error:

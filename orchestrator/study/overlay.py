@@ -1,6 +1,6 @@
 """Partial experiments: checked for unknown keys, merged, and validated as one experiment."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any, get_type_hints
@@ -170,13 +170,15 @@ def without_unknown_keys(source: Source, problems: list[Problem]) -> Source:
     return source.pruned(_known_part(source.value, (), source, problems))
 
 
-def unknown_key(dotted: str, location: SourceLocation) -> Problem | None:
-    """Return a problem if an experiment has no such dotted key."""
+def unknown_key(
+    dotted: str, location: SourceLocation, others: Sequence[str] = ()
+) -> Problem | None:
+    """Return a problem if an experiment has no such dotted key. others: what else may be meant."""
     if dotted in known_keys() or dotted.startswith(tuple(f"{key}." for key in OPEN_MAPPINGS)):
         return None
     if dotted in _OF_THE_STUDY:
         return Problem(location, f"{_OF_THE_STUDY[dotted]} of the study, not in an experiment")
-    return Problem(location, f"unknown key `{dotted}`; {_suggestion(dotted)}")
+    return Problem(location, f"unknown key `{dotted}`; {_suggestion(dotted, others)}")
 
 
 @cache
@@ -225,11 +227,13 @@ def _is_user_network(value: dict[str, Any]) -> bool:
     return "network" in value
 
 
-def _suggestion(dotted: str) -> str:
-    """Return the full dotted key that was probably meant, and the known keys of the same group."""
+def _suggestion(dotted: str, others: Sequence[str]) -> str:
+    """Return the full dotted key that was probably meant, and the known keys of the same group,
+    with `others`."""
     group, _, last = dotted.rpartition(".")
     parts = {key: key.rpartition(".") for key in known_keys()}
     siblings = {name: key for key, (parent, _, name) in parts.items() if parent == group}
+    siblings |= {name: name for name in others}
     elsewhere = [key for key, (_, _, name) in parts.items() if name == last]
     close = closest(last, list(siblings))
     meant = [siblings[close]] if close else elsewhere

@@ -214,7 +214,8 @@ def _problem(error: ErrorDetails, source: Source, config: type[Any], prefix: str
         message = f"`{name}` needs {tuple_length_at(config, keys)} values"
         return Problem(location, f"{message}, received {as_json(received)}")
     if kind in _MISSING:
-        return Problem(location, f"`{name}` lacks `{error['loc'][-1]}`")
+        missing = f"`{error['loc'][-1]}`"
+        return Problem(location, f"`{name}` lacks {missing}" if keys else f"{missing} is missing")
     if kind == "value_error":
         message = str(error["ctx"]["error"])
         return Problem(source.location(_named_key(message, keys, source)), f"`{name}`: {message}")

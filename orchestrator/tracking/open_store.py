@@ -70,6 +70,12 @@ def open_existing_store(storage: Path, tracking: str | None = None) -> TrackingS
 def _open_replica(tracking: str) -> TrackingStore:
     """Restore a replica into a temporary file and open that, to be read only."""
     uri, moment = parse_moment(tracking)
+    if "://" not in uri and not Path(uri).expanduser().exists():
+        raise ReplicaError(
+            f"{option('tracking')} {tracking}: no such directory; use a tracking URI such as "
+            "http://HOST:PORT or sqlite:///FILE, or a replica, s3://BUCKET/tracking/NAME or a "
+            "directory"
+        )
     directory = tempfile.mkdtemp(prefix="replica-")
     file = Path(directory) / "mlflow.db"
     remove = partial(shutil.rmtree, directory, ignore_errors=True)

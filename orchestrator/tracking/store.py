@@ -250,9 +250,18 @@ class TrackingStore:
             with global_uri(self.tracking_uri):  # MLflow resolves `models:/` only there
                 path = mlflow.artifacts.download_artifacts(source, dst_path=str(directory))
         except Exception as error:
-            message = f"{uri}: not in MLflow at {self.display_uri} ({error})"
+            advice = self._registered_models() if uri.startswith("models:") else ""
+            message = f"{uri}: not in MLflow at {self.display_uri} ({error}){advice}"
             raise TrackingError(message) from error
         return Path(path)
+
+    def _registered_models(self) -> str:
+        """Return the names of the first registered models, for a message."""
+        try:
+            models = self.client.search_registered_models(max_results=10)
+        except Exception:  # the store has just failed with another message
+            return ""
+        return f"; registered: {', '.join(model.name for model in models) or 'none'}"
 
     def download_file(self, run_id: str, path: str, directory: Path) -> Path:
         """Copy an artifact of a run that belongs to none of its models into `directory`; return its

@@ -1,9 +1,12 @@
 """Worker processes that are forked from a server process with the modules already imported."""
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 import torch.multiprocessing as torch_multiprocessing
 
 FORKED = multiprocessing.get_context("forkserver")
@@ -15,3 +18,15 @@ def run_workers(function: Callable[..., None], arguments: tuple[Any, ...], count
     torch_multiprocessing.start_processes(
         function, arguments, nprocs=count, start_method="forkserver"
     )
+
+
+@contextmanager
+def process_group(rank: int, size: int, directory: Path) -> Iterator[None]:
+    """Within this context, this process is a rank of a group, which meets in a file there."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=size
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

@@ -121,7 +121,7 @@ class Mapillary(Reader):
         parser.add_argument(
             "--labels",
             choices=tuple(dict.fromkeys(version for version, _, _ in FORMS)),
-            help="version of the labels; default: v1.2, or v2.0 if the source has no other",
+            help="version of the labels (default: v1.2, or v2.0 if the source has no other)",
         )
 
     @classmethod

@@ -111,8 +111,8 @@ class PascalContext(Reader):
         parser.add_argument(
             "--order",
             choices=tuple(ORDERS),
-            help="order of the classes in the labels' values; default: alphabetical for "
-            "SegmentationClassContext, official for 59_context_labels",
+            help="order of the classes in the labels' values (default: alphabetical for "
+            "SegmentationClassContext, official for 59_context_labels)",
         )
 
     @classmethod

@@ -76,14 +76,14 @@ class Streets(Reader):
                 type=_natural,
                 default=default,
                 metavar="N",
-                help=f"{meaning}; default: {default}",
+                help=f"{meaning} (default: {default})",
             )
         parser.add_argument(
             "--size",
             type=parse_size,
             default=cls.size,
             metavar="HxW",
-            help="height and width of the images in pixels; default: 128x256",
+            help="height and width of the images in pixels (default: 128x256)",
         )
 
     @classmethod

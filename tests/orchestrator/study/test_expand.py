@@ -157,7 +157,7 @@ def test_only_keeps_a_trial_of_a_name_with_brackets(tmp_path: Path) -> None:
             "study.yaml:2:30: unknown key `data.datset`; did you mean `data.dataset`?",
         ),
         ("study: small", "study: a/b", "study.yaml:1:1: `study` is 'a/b'"),
-        ("study: small\n", "", "study.yaml:1:1: `the file` lacks `study`"),
+        ("study: small\n", "", "study.yaml:1:1: `study` is missing"),
         ("label: FENet", "lable: FENet", "study.yaml:9:10: unknown key `variants.full.lable`; did"),
         (
             "miou: 77.3",

@@ -161,8 +161,8 @@ NOT_COMPUTING = (
 @pytest.mark.slow
 def test_only_sources_that_compute_results_change_the_code_version(tmp_path: Path) -> None:
     """Edit the docstring of one file after another in a copy of the sources."""
-    for room in ("models", "pipelines", "orchestrator"):
-        shutil.copytree(ROOT / room, tmp_path / room)
+    for package in ("models", "pipelines", "orchestrator"):
+        shutil.copytree(ROOT / package, tmp_path / package)
     code = f"""
 from pathlib import Path
 from orchestrator.study.identity import code_version

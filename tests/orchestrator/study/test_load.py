@@ -307,7 +307,7 @@ def test_missing_file_does_not_hide_other_problems(tmp_path: Path) -> None:
 def test_missing_name_is_reported_with_other_problems(tmp_path: Path) -> None:
     reported = problems(tmp_path, {"study.yaml": "variants: {a: {}}\nseeds: [-1]\n"})
     assert [each.split(": ")[1][:20] for each in reported] == [
-        "`the file` lacks `st",
+        "`study` is missing",
         "a seed must be from ",
     ]
 
@@ -359,7 +359,7 @@ def test_missing_name_is_reported_with_other_problems(tmp_path: Path) -> None:
         ({"b.yaml": "- 3", "a.yaml": "extends: b.yaml"}, "b.yaml:1:1: a study must be a mapping"),
         (
             {"b.yaml": "study: b\nvariants: {c: {}}", "a.yaml": "extends: b.yaml"},
-            "a.yaml:1:1: `the file` lacks `study`",
+            "a.yaml:1:1: `study` is missing",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from models import LossConfig
@@ -19,7 +18,7 @@ from pipelines.training.config import TrainingConfig
 from pipelines.training.distributed import WorkerGroup, check_buffers_agree
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training
-from tests.support.workers import run_workers
+from tests.support.workers import process_group, run_workers
 
 
 class Small(nn.Module):
@@ -96,13 +95,11 @@ def weights(chosen: Experiment, dataset: Path) -> dict[str, Tensor]:
 
 def _worker(rank: int, chosen: Experiment, dataset: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=2)
-    try:
-        torch.save(weights(chosen, dataset), out / f"{rank}.pt")
-    except NetworkError as error:
-        (out / f"{rank}.txt").write_text(str(error))
-    finally:
-        dist.destroy_process_group()
+    with process_group(rank, 2, out):
+        try:
+            torch.save(weights(chosen, dataset), out / f"{rank}.pt")
+        except NetworkError as error:
+            (out / f"{rank}.txt").write_text(str(error))
 
 
 @pytest.mark.slow
@@ -197,15 +194,16 @@ CHANGES = {
 
 
 def _checking_worker(rank: int, out: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=3)
-    group = WorkerGroup.current()
-    check_buffers_agree(group, _buffers(rank))
-    for name, change in CHANGES.items():
-        model = _buffers(rank)
-        change(model[1].get_buffer(name), rank // 2)
-        with pytest.raises(NetworkError, match=rf"^the network's buffer 1\.{name} differs between"):
-            check_buffers_agree(group, model)
-    dist.destroy_process_group()
+    with process_group(rank, 3, out):
+        group = WorkerGroup.current()
+        check_buffers_agree(group, _buffers(rank))
+        for name, change in CHANGES.items():
+            model = _buffers(rank)
+            change(model[1].get_buffer(name), rank // 2)
+            with pytest.raises(
+                NetworkError, match=rf"^the network's buffer 1\.{name} differs between"
+            ):
+                check_buffers_agree(group, model)
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,7 +35,7 @@ from pipelines.training.distributed import RankMismatchError, keep_gradient_stri
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import NonFiniteLossError, Training, TrainingReport
 from pipelines.training.results import write_results
-from tests.support.workers import run_workers
+from tests.support.workers import process_group, run_workers
 
 CPU = torch.device("cpu")
 
@@ -136,13 +135,8 @@ def _single_process(dataset: Path, accumulation: int) -> list[Any]:
 
 def _worker(rank: int, size: int, experiment: Experiment, dataset: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size
-    )
-    try:
+    with process_group(rank, size, out):
         torch.save(_run_twice(experiment, dataset), out / f"{rank}.pt")
-    finally:
-        dist.destroy_process_group()
 
 
 def run_on_ranks(size: int, experiment: Experiment, dataset: Path, out: Path) -> list[Any]:
@@ -354,16 +348,11 @@ def test_stop_request_writes_a_resumable_checkpoint(
 
 def _stopped_worker(rank: int, size: int, dataset: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size
-    )
-    try:
+    with process_group(rank, size, out):
         training = Training(small_experiment(), open_dataset(dataset), CPU)
         # Only rank 1 receives the stop request.
         training.run(lambda report: None, stop=lambda: rank == 1)
         (out / f"{rank}.txt").write_text(f"{training.position.epoch} {training.position.step}")
-    finally:
-        dist.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -669,20 +658,19 @@ def test_checkpoint_records_init_content_and_resolved_precision(
 
 def _disagreeing_worker(rank: int, dataset: Path, out: Path, checkpoint: Path | None) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=2)
     message = ""
-    try:
-        # The networks have equal shapes, so only the explicit check can detect the difference.
-        experiment = replace(small_experiment(), seed=3 if checkpoint else rank)
-        training = Training(experiment, open_dataset(dataset), CPU)
-        if checkpoint and rank == 1:
-            training.restore(checkpoint)
-        training.run(lambda report: None)
-    except RankMismatchError as error:
-        message = str(error)
-    finally:
-        (out / f"{rank}.txt").write_text(message)
-        dist.destroy_process_group()
+    with process_group(rank, 2, out):
+        try:
+            # The networks have equal shapes, so only the explicit check can detect the difference.
+            experiment = replace(small_experiment(), seed=3 if checkpoint else rank)
+            training = Training(experiment, open_dataset(dataset), CPU)
+            if checkpoint and rank == 1:
+                training.restore(checkpoint)
+            training.run(lambda report: None)
+        except RankMismatchError as error:
+            message = str(error)
+        finally:
+            (out / f"{rank}.txt").write_text(message)
 
 
 @pytest.mark.slow
