@@ -18,8 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Source = Literal["trial", "preflight", "probe"]
-# In measurements stored by earlier versions.
-_FORMER_QUANTITIES = {"parts": "micro_batches"}
 
 # Seconds per micro-batch, giga multiply-add, megapixel, and million exchanged parameters.
 _RULES_OF_THUMB = {
@@ -88,8 +86,7 @@ class Measurement:
         """Return the measurement, or None if another version wrote it in another format."""
         try:
             values = json.loads(text)
-            quantities = values["workload"].items()
-            workload = Workload(**{_FORMER_QUANTITIES.get(name, name): n for name, n in quantities})
+            workload = Workload(**values["workload"])
             measurement = Measurement(**{**values, "workload": workload})
         except (AttributeError, TypeError, KeyError, ValueError):
             return None
