@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from PIL.PngImagePlugin import PngImageFile
 
 from pipelines.data.files import atomic_file
@@ -27,6 +28,9 @@ Image.MAX_IMAGE_PIXELS = _BOMB_PIXELS  # Pillow warns above it and refuses twice
 
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Pillow's name of gray values of 2 or 4 bits, in any order.
+_FEW_BITS = re.compile(r"L;([24])")
+_SIGNED = 2  # the TIFF sample format
 
 
 class ImageError(UserError, ValueError):
@@ -69,13 +73,31 @@ def open_image(data: bytes, checksums: bool = False) -> Image.Image:
 
 
 def stated_maximum(image: Image.Image) -> int | None:
-    """Return the largest value that the header of a PGM or PPM states, if Pillow scales it to
-    white."""
+    """Return the largest value that a file can store, if Pillow scales it to white: the one that
+    the header of a PGM or PPM states, or that of gray values of 2 or 4 bits."""
+    few_bits = _FEW_BITS.match(stored_form(image))
+    if few_bits:
+        return 2 ** int(few_bits[1]) - 1
     tiles = getattr(image, "tile", [])
     if image.format != "PPM" or not tiles or not isinstance(tiles[0].args, tuple):
         return None
     maxval = tiles[0].args[1]
     return maxval if tiles[0].codec_name.startswith("ppm") else None
+
+
+def stored_form(image: Image.Image) -> str:
+    """Return Pillow's name of the stored form of an image that is not decoded yet; "" if it is
+    unknown."""
+    tiles = getattr(image, "tile", [])
+    arguments = tiles[0].args if tiles else ""
+    return str(arguments if isinstance(arguments, str) else (arguments or ("",))[0])
+
+
+def is_signed(image: Image.Image) -> bool:
+    """Whether an image is a TIFF of signed 8-bit values, which Pillow reads as unsigned."""
+    if image.mode != "L" or not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return False
+    return _SIGNED in image.tag_v2.get(TiffImagePlugin.SAMPLEFORMAT, ())
 
 
 def to_rgb(image: Image.Image) -> Array:
@@ -102,12 +124,15 @@ def is_index_image(image: Image.Image) -> bool:
 def to_indices(image: Image.Image) -> NDArray[np.uint16]:
     """Return the values of an index image (see `is_index_image`), uint16 (height, width).
 
-    The values of a PGM are those of its file, although Pillow scales them to 8 or 16 bits.
+    The values are those of the file, although Pillow scales those of a PGM, and gray values of 2
+    and 4 bits, to 8 or 16 bits, and reads signed values of 8 bits as unsigned.
 
     Raises:
         ImageError: a value does not fit in 16 bits.
     """
     values = np.asarray(image)
+    if is_signed(image):
+        values = values.view(np.int8)
     if "maxval" in image.info:
         full = 65535 if image.mode == "I" else 255
         values = np.rint(values.astype(np.float64) * image.info["maxval"] / full).astype(np.int64)

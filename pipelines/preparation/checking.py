@@ -19,11 +19,12 @@ from pipelines.data.image_io import (
     open_image,
 )
 from pipelines.data.shards import Centroid, Sample, pixels_digest, sample_digest
-from pipelines.preparation.image_reading import ImageReading, ValueRange
+from pipelines.preparation.image_reading import ImageReading
 from pipelines.preparation.labels import IGNORE, check_lossless, class_indices
 from pipelines.preparation.readers.reader import Reader, Record
 from pipelines.preparation.source_files import broken_link
 from pipelines.preparation.source_images import check_single_page, read_pixels
+from pipelines.preparation.value_range import ValueRange
 
 #: Side in pixels of the tiles whose class centroids are recorded.
 TILE = 1024

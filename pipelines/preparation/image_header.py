@@ -10,7 +10,8 @@ from typing import IO
 
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from pipelines.data.image_io import stated_maximum
+from pipelines.data.image_io import is_signed, stated_maximum, stored_form
+from pipelines.preparation.jpeg2000 import component_forms
 from pipelines.preparation.tiff import is_tiff, read_tiff_form
 
 # EXIF orientations that exchange height and width.
@@ -25,6 +26,11 @@ DEEP_MODES = {
 }
 # Modes that are converted to red, green and blue: their own bands are no channels.
 COLOR_SPACES = ("CMYK", "HSV", "LAB", "YCbCr")
+# Of all TIFF files with 0 as white, Pillow inverts those of 8 bits only.
+WHITE_IS_ZERO = (
+    "stores 0 as white (MinIsWhite), which is read here in gray of up to 8 bits only; save it with "
+    "0 as black (MinIsBlack)"
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,8 @@ class Header:
     bands: number of bands, 3 for all COLOR_SPACES. tiff: whether bands may have any meaning. pages:
     number of pages or frames. alpha: whether the image has transparency. decodable: number of bands
     that Pillow decodes, 0 if it does not know the form; the others of a TIFF are read by
-    `tiff.read_tiff`.
+    `tiff.read_tiff`. problem: why the stored values cannot be read, as the end of a sentence; "" if
+    they can.
     """
 
     size: tuple[int, int]
@@ -45,6 +52,7 @@ class Header:
     pages: int
     alpha: bool
     decodable: int
+    problem: str = ""
 
 
 def read_header(file: Path | IO[bytes]) -> Header:
@@ -55,7 +63,8 @@ def read_header(file: Path | IO[bytes]) -> Header:
         if not _is_tiff_file(file):
             raise
     form = read_tiff_form(file)
-    return Header(form.size, form.depth, form.bands, True, form.pages, alpha=False, decodable=0)
+    problem = WHITE_IS_ZERO if form.white_is_zero else ""
+    return Header(form.size, form.depth, form.bands, True, form.pages, False, 0, problem)
 
 
 def _is_tiff_file(file: Path | IO[bytes]) -> bool:
@@ -76,13 +85,18 @@ def _read_by_pillow(file: Path | IO[bytes]) -> Header:
         pages = getattr(image, "n_frames", 1)
         tiff = isinstance(image, TiffImagePlugin.TiffImageFile)
         height, width = image.height, image.width
+        problem = ""
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             bands = int(image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, bands))
             if bands > 1 and image.mode.startswith("I;16"):
                 # Bands of 16 bits in planes: Pillow opens them, but does not decode them.
                 raise Image.UnidentifiedImageError("16-bit bands in planes")
+            if is_signed(image):
+                raise Image.UnidentifiedImageError("signed values, which Pillow reads as unsigned")
             if max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))) > 8 and not depth:
                 depth = f"16-bit {image.mode}"
+            if depth and image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+                problem = WHITE_IS_ZERO
             # Pillow states the size of the upright image.
             if image.tag_v2.get(ExifTags.Base.Orientation) in TRANSPOSED:
                 height, width = width, height
@@ -90,6 +104,8 @@ def _read_by_pillow(file: Path | IO[bytes]) -> Header:
                 pages = _full_pages(image)
         elif image.format == "MPO":
             pages = 1  # a photo with its depth map or its small preview
+        elif image.format == "JPEG2000" and image.fp is not None:
+            problem = _jpeg2000_problem(image, image.fp)
         elif not depth and (
             (image.format == "PNG" and ";16" in rawmode) or (stated_maximum(image) or 0) > 255
         ):
@@ -97,7 +113,22 @@ def _read_by_pillow(file: Path | IO[bytes]) -> Header:
         if image.mode in COLOR_SPACES:
             bands, decodable, tiff = 3, 3, False
         alpha = image.has_transparency_data
-    return Header((height, width), depth, bands, tiff, pages, alpha, decodable)
+    return Header((height, width), depth, bands, tiff, pages, alpha, decodable, problem)
+
+
+def _jpeg2000_problem(image: Image.Image, file: IO[bytes]) -> str:
+    """Return what Pillow would change in the values of a JPEG 2000 file; "" if it is nothing."""
+    forms = component_forms(file)
+    bits = max((form.bits for form in forms), default=8)
+    save = "save it as a TIFF or PNG"
+    if any(form.signed for form in forms):
+        return f"stores signed values in JPEG 2000, which are not read here; {save}"
+    if bits > 8 and image.mode not in DEEP_MODES:
+        return (
+            f"stores {bits}-bit {image.mode} values in JPEG 2000, of which only 8 bits would be "
+            f"read; {save} of 16 bits"
+        )
+    return ""
 
 
 def orientation(image: Image.Image) -> int:
@@ -126,13 +157,6 @@ def read_orientation(file: Path | IO[bytes]) -> int:
         if searched is not None and not _has_late_metadata(searched):
             return 1
         return orientation(image)
-
-
-def stored_form(image: Image.Image) -> str:
-    """Return Pillow's name of the stored form of the pixels; "" if it is unknown."""
-    tiles = getattr(image, "tile", [])
-    arguments = tiles[0].args if tiles else ""
-    return str(arguments if isinstance(arguments, str) else (arguments or ("",))[0])
 
 
 def _full_pages(image: TiffImagePlugin.TiffImageFile) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.preparation.image_header import Header
+from pipelines.preparation.value_range import ValueRange
 from pipelines.wording import counted
 
 Exif = Literal["apply", "ignore"]
@@ -17,6 +17,8 @@ Normalization = Literal["imagenet", "dataset"] | tuple[tuple[float, ...], tuple[
 LARGEST_VALUE = 65535
 # Beyond any stored value; differences and quotients of smaller numbers cannot overflow.
 _LARGEST = 1e60
+# Share of the rounded values in two levels from which on a scale leaves no detail.
+_UNIFORM = 0.999
 
 
 @dataclass(frozen=True)
@@ -65,34 +67,13 @@ class ImageReading:
         return f"`{key}: [{', '.join(listed)}]` in {self.file}"
 
 
-@dataclass(frozen=True)
-class ValueRange:
-    """The stored values of scaled images: lowest, highest, how many, how many beyond the scale."""
-
-    low: float
-    high: float
-    values: int
-    clipped: int
-
-
-def merged_range(ranges: Iterable[ValueRange | None]) -> ValueRange | None:
-    """Return the range of all images together; None if none of them was scaled."""
-    known = [each for each in ranges if each is not None]
-    if not known:
-        return None
-    return ValueRange(
-        low=min(each.low for each in known),
-        high=max(each.high for each in known),
-        values=sum(each.values for each in known),
-        clipped=sum(each.clipped for each in known),
-    )
-
-
 def unreadable(header: Header, reading: ImageReading) -> str | None:
     """Return why an image cannot be read without loss, and the setting that helps; None if it can
     with a scale (see `lacks_scale`)."""
     if header.pages > 1:
         return pages_problem(header.pages)
+    if header.problem:
+        return header.problem
     if header.depth == "16-bit CMYK":
         return "stores 16-bit CMYK values, which cannot be converted here; save it as 16-bit RGB"
     stores = f"stores {counted(header.bands, 'band')}"
@@ -135,23 +116,25 @@ def lacks_scale(header: Header, reading: ImageReading) -> str | None:
     return f"stores {header.depth} values, and no scale says which become black and white"
 
 
-def suggested_scale(stored: ValueRange) -> tuple[float, float]:
+def suggested_scale(low: float, high: float) -> tuple[float, float]:
     """Return a plausible scale for stored values: their type's or their sensor's full range."""
-    if stored.low < 0:
-        return stored.low, stored.high
-    if stored.high <= 1:
+    if low < 0:
+        return low, high
+    if high <= 1:
         return 0, 1
-    bits = next((bits for bits in (8, 10, 12, 14, 16) if stored.high < 2**bits), None)
-    return (0, stored.high) if bits is None else (0, 2**bits - 1)
+    bits = next((bits for bits in (8, 10, 12, 14, 16) if high < 2**bits), None)
+    return (0, high) if bits is None else (0, 2**bits - 1)
 
 
 def scale_advice(stored: ValueRange, reading: ImageReading) -> str:
     """Return the end of a sentence: the measured range, and the setting that would fit it."""
+    low, high = stored.plausible
     text = (
-        f"; they range from {stored.low:g} to {stored.high:g}, so that "
-        f"{reading.setting('scale', suggested_scale(stored))} may be right"
+        f"; they range from {low:g} to {high:g}{_left_out(stored)}, so that "
+        f"{reading.setting('scale', suggested_scale(low, high))} may be right"
     )
-    if reading.file and stored.low >= 0 and 1 < stored.high <= LARGEST_VALUE:
+    low, high = stored.full
+    if reading.file and low >= 0 and 1 < high <= LARGEST_VALUE:
         text += ", or `bits: 16` to keep them"
     return text
 
@@ -161,35 +144,45 @@ def scale_problem(reading: ImageReading, stored: ValueRange) -> str | None:
     if reading.scale is None:
         return None
     low, high = reading.scale
-    if stored.clipped < stored.values and 255 * (stored.high - stored.low) >= high - low:
+    covered = stored.clipped < stored.values and 255 * (stored.high - stored.low) >= high - low
+    if covered and stored.uniform < _UNIFORM:
         return None
+    lowest, highest = stored.plausible
     return (
         f"scale [{low:g}, {high:g}] leaves no detail in any image, because the stored values range "
-        f"from {stored.low:g} to {stored.high:g}; "
-        f"{reading.setting('scale', suggested_scale(stored))} may be right"
+        f"from {lowest:g} to {highest:g}{_left_out(stored)}; "
+        f"{reading.setting('scale', suggested_scale(lowest, highest))} may be right"
     )
 
 
 def used_scale(reading: ImageReading, stored: ValueRange) -> tuple[float, float]:
     """Return `scale`, or, if it is not set, one that clips no value."""
-    return suggested_scale(stored) if reading.scale is None else reading.scale
+    return suggested_scale(*stored.full) if reading.scale is None else reading.scale
 
 
 def scale_note(reading: ImageReading, stored: ValueRange) -> str:
     """Return a sentence about the stored values of the images that `scale` has converted."""
     low, high = used_scale(reading, stored)
+    lowest, highest = stored.full
     if reading.scale is None:
         return (
-            f"the images' values range from {stored.low:g} to {stored.high:g}, so that networks "
+            f"the images' values range from {lowest:g} to {highest:g}, so that networks "
             f"receive them with scale [{low:g}, {high:g}]"
         )
-    text = f"scale [{low:g}, {high:g}]: the images' values range from {stored.low:g} to "
-    text += f"{stored.high:g}"
+    text = f"scale [{low:g}, {high:g}]: the images' values range from {lowest:g} to {highest:g}"
     if stored.clipped:
         text += f"; {stored.clipped / stored.values:.2%} of them are outside it and were clipped"
-    elif (stored.high - stored.low) * 4 < high - low:
+    elif (highest - lowest) * 4 < high - low:
         text += ", less than a quarter of it, so that images are nearly uniform"
     return text
+
+
+def _left_out(stored: ValueRange) -> str:
+    """Return which values the stated range leaves out, as a part of a sentence."""
+    if not stored.left_out:
+        return ""
+    listed = " and ".join(f"{value:g}" for value in stored.left_out)
+    return f" (without {listed}, which may mean no data)"
 
 
 def is_scale(value: object) -> bool:

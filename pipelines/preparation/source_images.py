@@ -24,6 +24,7 @@ from pipelines.data.image_io import (
     ImageError,
     is_index_image,
     open_image,
+    stored_form,
     to_indices,
     to_rgb,
 )
@@ -35,18 +36,17 @@ from pipelines.preparation.image_header import (
     orientation,
     read_header,
     read_orientation,
-    stored_form,
 )
 from pipelines.preparation.image_reading import (
     LARGEST_VALUE,
     ImageReading,
-    ValueRange,
     lacks_scale,
     pages_problem,
     scale_advice,
     unreadable,
 )
-from pipelines.preparation.tiff import is_tiff, read_tiff
+from pipelines.preparation.tiff import is_tiff, read_no_data, read_tiff
+from pipelines.preparation.value_range import ValueRange, measured_range
 
 # The orientation that undoes each one.
 _INVERSE = {6: 8, 8: 6}
@@ -67,7 +67,7 @@ def stored_range(data: bytes) -> ValueRange:
     unknown = header.decodable < header.bands
     values = read_tiff(data) if unknown else _deep_values(open_image(data), data)
     _check_finite(values)
-    return ValueRange(float(values.min()), float(values.max()), values.size, 0)
+    return measured_range(values, no_data=_no_data(data))
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def read_pixels(
     if values.ndim == 3:
         values = _choose_bands(values, header, bands)
     pixels: NDArray[Any]
-    pixels, stored = _converted(values, header, reading)
+    pixels, stored = _converted(values, header, reading, _no_data(data) if header.depth else None)
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], reading.channels, axis=2)
     upright_by_pillow = isinstance(image, TiffImagePlugin.TiffImageFile)
@@ -181,24 +181,28 @@ def _choose_bands(
 
 
 def _converted(
-    values: NDArray[Any], header: Header, reading: ImageReading
+    values: NDArray[Any], header: Header, reading: ImageReading, no_data: float | None
 ) -> tuple[Pixels, ValueRange | None]:
     """Return the values in the bits of the reading, and their range if they have more than 8."""
     if not header.depth:
         return values, None
     _check_finite(values)
+    stored = measured_range(values, reading.scale, no_data)
     if reading.bits == 8:
         assert reading.scale is not None, "lacks_scale has been checked"
-        return _scaled(values, reading.scale)
-    lowest, highest = float(values.min()), float(values.max())
+        return _scaled(values, reading.scale), stored
+    lowest, highest = stored.full
     if lowest < 0 or highest > LARGEST_VALUE:
         raise ImageError(
             f"has values from {lowest:g} to {highest:g}, of which 16 bits keep 0 to "
             f"{LARGEST_VALUE}; remove `bits` and set `scale`"
         )
-    low, high = reading.scale or (0, LARGEST_VALUE)
-    outside = int(((values < low) | (values > high)).sum())
-    return values.astype(np.uint16), ValueRange(lowest, highest, values.size, outside)
+    return values.astype(np.uint16), stored
+
+
+def _no_data(data: bytes) -> float | None:
+    """Return the value that a file declares to mean no data; None if there is none."""
+    return read_no_data(data) if is_tiff(data) else None
 
 
 def _check_finite(values: NDArray[Any]) -> None:
@@ -309,15 +313,8 @@ def _ppm_values(data: bytes) -> NDArray[np.uint16]:
     return values.reshape(shape)
 
 
-def _scaled(values: NDArray[np.generic], scale: tuple[float, float]) -> tuple[Array, ValueRange]:
+def _scaled(values: NDArray[np.generic], scale: tuple[float, float]) -> Array:
     """Map the values of `scale` to 0 and 255, rounded; values beyond it are clipped."""
     low, high = scale
-    numbers = values.astype(np.float64)
-    stored = ValueRange(
-        float(numbers.min()),
-        float(numbers.max()),
-        numbers.size,
-        int(((numbers < low) | (numbers > high)).sum()),
-    )
-    shares = (numbers - low) / (high - low)
-    return np.rint(shares.clip(0, 1) * 255).astype(np.uint8), stored
+    shares = (values.astype(np.float64) - low) / (high - low)
+    return np.rint(shares.clip(0, 1) * 255).astype(np.uint8)

@@ -22,13 +22,13 @@ from pipelines.preparation.image_reading import (
     Exif,
     ImageReading,
     lacks_scale,
-    merged_range,
     scale_advice,
     unreadable,
 )
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 from pipelines.preparation.source_files import first_names
 from pipelines.preparation.source_images import stored_range
+from pipelines.preparation.value_range import merged_range
 from pipelines.wording import counted
 
 # Files are opened by several threads, because each open may wait for a network file system.

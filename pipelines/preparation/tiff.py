@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION = 274
+_GDAL_NODATA = 42113
+_MIN_IS_WHITE = 0  # the photometric interpretation
 # Kinds of NumPy types, as they are named in messages.
-_KINDS = {"u": "unsigned integer", "i": "integer", "f": "floating-point"}
+_KINDS = {"u": "unsigned integer", "i": "signed integer", "f": "floating-point"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class TiffForm:
 
     size: height and width as stored. depth: what the values are, if they have more than 8 bits.
     bands: number of bands. pages: number of pages. orientation: EXIF orientation, 1 to 8.
+    white_is_zero: whether 0 is white (MinIsWhite).
     """
 
     size: tuple[int, int]
@@ -37,6 +40,7 @@ class TiffForm:
     bands: int
     pages: int
     orientation: int
+    white_is_zero: bool
 
 
 def is_tiff(start: bytes) -> bool:
@@ -65,7 +69,25 @@ def read_tiff_form(file: Path | IO[bytes]) -> TiffForm:
             bands=int(page.samplesperpixel),
             pages=pages,
             orientation=orientation if orientation in range(1, 9) else 1,
+            white_is_zero=page.photometric == _MIN_IS_WHITE,
         )
+
+
+def read_no_data(data: bytes) -> float | None:
+    """Return the value that GDAL's tag declares to mean no data, as the values' type stores it;
+    None if there is no tag or it is no number."""
+    try:
+        with _opened(io.BytesIO(data)) as tiff:
+            page = tiff.pages.first
+            tag = page.tags.get(_GDAL_NODATA)
+            dtype = np.dtype(page.dtype)
+        number = float("nan" if tag is None else str(tag.value))
+    except (OSError, ValueError):  # such as a form that only Pillow knows
+        return None
+    if not np.isfinite(number):
+        return None
+    with np.errstate(over="ignore"):
+        return float(dtype.type(number)) if dtype.kind == "f" else number
 
 
 def read_tiff(data: bytes) -> NDArray[Any]:

@@ -17,9 +17,9 @@ from pipelines.data.shards import Sample, describe_shard, encode_index, encode_s
 from pipelines.data.storage import Location
 from pipelines.preparation.channel_statistics import channel_statistics, image_format
 from pipelines.preparation.checking import TILE, CheckedSample
-from pipelines.preparation.image_reading import ValueRange, merged_range
 from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Reader
+from pipelines.preparation.value_range import ValueRange, merged_range
 
 JOURNAL_NAME = "journal.json"
 CARD_NAME = "README.md"

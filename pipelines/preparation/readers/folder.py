@@ -169,7 +169,7 @@ class Folder(Reader):
 
     @property
     def version(self) -> str:
-        return f"{self.name} 2 {(self.source / DESCRIPTION).read_text(encoding='utf-8')}"
+        return f"{self.name} 3 {(self.source / DESCRIPTION).read_text(encoding='utf-8')}"
 
 
 def _check_name(path: Path, content: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -43,6 +44,36 @@ def test_gray_values_of_12_bits_are_scaled(kind: str) -> None:
         read_pixels(data, ImageReading())
     with pytest.raises(ImageError, match=r"--scale=0,4095 may be right"):
         read_pixels(data, ImageReading(file=""))
+
+
+def test_signed_values_of_8_bits_need_a_scale() -> None:
+    """Pillow reads -1 as 255."""
+    values = RNG.integers(-128, 128, (6, 9)).astype(np.int8)
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values)
+    data = buffer.getvalue()
+    with pytest.raises(ImageError, match=r"8-bit signed integer values, and no scale says"):
+        read_pixels(data, ImageReading())
+    pixels = read_pixels(data, ImageReading(scale=(-128, 127))).pixels
+    assert np.array_equal(pixels[..., 0], values.astype(int) + 128)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.uint32])
+@pytest.mark.parametrize("shape", [(16, 16), (16, 16, 5)])
+def test_zero_as_white_is_inverted_or_refused(dtype: type, shape: tuple[int, ...]) -> None:
+    """Pillow inverts gray values of 8 bits, and no others."""
+    values = RNG.integers(0, 200, shape).astype(dtype)
+    buffer = io.BytesIO()
+    planes = "contig" if len(shape) == 3 else None
+    tifffile.imwrite(buffer, values, photometric="miniswhite", planarconfig=planes)
+    scale = None if dtype == np.uint8 else (0, 200)
+    bands = None if len(shape) == 2 else (1, 2, 3)
+    reading = ImageReading(scale=scale, bands=bands)
+    if dtype == np.uint8 and len(shape) == 2:
+        assert np.array_equal(read_pixels(buffer.getvalue(), reading).pixels[..., 0], 255 - values)
+        return
+    with pytest.raises(ImageError, match=r"0 as white .*; save it with 0 as black"):
+        read_pixels(buffer.getvalue(), reading)
 
 
 def test_clipped_values_are_counted() -> None:
