@@ -20,6 +20,7 @@ from pipelines.data.image_io import (
 )
 from pipelines.data.shards import Centroid, Sample, pixels_digest, sample_digest
 from pipelines.preparation.image_reading import ImageReading
+from pipelines.preparation.label_forms import LabelForms, check_one_reading, label_forms
 from pipelines.preparation.labels import IGNORE, check_lossless, class_indices
 from pipelines.preparation.readers.reader import Reader, Record
 from pipelines.preparation.source_files import broken_link
@@ -38,12 +39,14 @@ class CheckedSample:
     Both sums are of values clipped to the reading's scale.
 
     stored: the range of the image's stored values, if they have more than 8 bits.
+    labels: what the label stores, if it stores class indices.
     """
 
     sample: Sample | None
     channel_sums: tuple[int, ...] = ()
     channel_squares: tuple[int, ...] = ()
     stored: ValueRange | None = None
+    labels: LabelForms | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -88,13 +91,17 @@ def _decode(
     problems = []
     label_file = record.label or record.image
     label: Array | None = None
+    forms: LabelForms | None = None
     if label_bytes is not None:
         try:
             label_image = open_image(label_bytes, checksums=True)
             check_single_page(label_bytes)
             check_lossless(label_image, label_bytes)
+            check_one_reading(label_image, label_bytes)
             stored = reader.indices(record, label_image)
             label = class_indices(stored, reader.values(record), reader.classes)
+            if not reader.reads_colors:
+                forms = label_forms(label_image, stored, label_file)
         except ImageError as error:
             problems.append(f"{label_file}: label {error}")
     try:
@@ -129,7 +136,7 @@ def _decode(
         digest=sample_digest(record.identifier, record.split, content, label),
         image_digest=pixels_digest(pixels),
     )
-    return CheckedSample(sample, sums, squares, image.stored)
+    return CheckedSample(sample, sums, squares, image.stored, forms)
 
 
 def _encode(pixels: Pixels) -> bytes:

@@ -52,16 +52,18 @@ def stored_values(
     values: class index (or IGNORE) of each valid stored value.
 
     Raises:
-        ImageError: colors instead of one value per pixel, or a palette in which a color and its
-            index belong to different classes.
+        ImageError: colors instead of one value per pixel, a palette in which a color and its index
+            belong to different classes, or values that programs read differently.
     """
     if image.mode == "F":
-        return _whole_numbers(image)
+        return _whole_numbers(image, values)
     if not is_index_image(image):
         raise ImageError(_explain_colors(image, classes))
     stored = to_indices(image)
     if image.mode == "P":
         _check_palette(image, stored, values, classes)
+    if image.mode == "L" and image.format != "PPM" and "maxval" in image.info:
+        _check_few_bits(stored, image.info["maxval"], values)
     return stored
 
 
@@ -130,17 +132,55 @@ def _explain_colors(image: Image.Image, classes: Sequence[ClassInfo]) -> str:
     return f"{problem}, such as {listed}, which no class has; {CONVERT} in its `classes`"
 
 
-def _whole_numbers(image: Image.Image) -> NDArray[np.uint16]:
+def _whole_numbers(image: Image.Image, values: Mapping[int, int]) -> NDArray[np.uint16]:
     """Return the values of a label of floating-point numbers, which must be whole."""
-    values = np.asarray(image)
-    valid = (values >= 0) & (values <= 65535) & (values == np.floor(values))
-    if not valid.all():
+    stored = np.asarray(image)
+    valid = (stored >= 0) & (stored <= 65535) & (stored == np.floor(stored))
+    if valid.all():
+        return stored.astype(np.uint16)
+    message = (
+        f"has floating-point values such as {stored[~valid][0]:g}, expected whole numbers from 0 "
+        "to 65535; "
+    )
+    numbers = np.isfinite(stored)
+    if valid[numbers].all():
+        ignored = [value for value, index in values.items() if index == IGNORE]
+        unused = (value for value in range(IGNORE, -1, -1) if value not in values)
+        value = IGNORE if IGNORE in ignored else max(ignored) if ignored else next(unused)
+        kind = "uint8" if stored.max(where=valid, initial=value) <= 255 else "uint16"
+        listed = "" if ignored else ", list it in `ignore`"
         raise ImageError(
-            f"has floating-point values such as {values[~valid][0]:g}, expected whole numbers from "
-            "0 to 65535; save the class indices as an 8-bit PNG (NumPy and Pillow: "
-            "`Image.fromarray(values.astype('uint8')).save(...)`)"
+            f"{message}if they mean not labeled, store {value} in their place{listed}, and save "
+            f"the values as PNG (NumPy and Pillow: `Image.fromarray(numpy.where(numpy.isfinite("
+            f"values), values, {value}).astype('{kind}')).save(...)`)"
         )
-    return values.astype(np.uint16)
+    if (stored[numbers] == np.floor(stored[numbers])).all():
+        raise ImageError(f"{message}store pixels to be ignored as 255 instead")
+    raise ImageError(
+        f"{message}fractions are no class indices: they may be indices divided by a number, "
+        "probabilities, or indices resized with interpolation; export the indices themselves as "
+        "an 8-bit PNG, because rounding would change classes"
+    )
+
+
+def _check_few_bits(stored: NDArray[np.uint16], maxval: int, values: Mapping[int, int]) -> None:
+    """Raise ImageError if values of 2 or 4 bits mean something else as programs show them.
+
+    Most programs stretch such values to 8 bits. A program that reduces the size of PNG files stores
+    8-bit values in this way if they remain the same when stretched.
+    """
+    factor = 255 // maxval
+    found = np.unique(stored).tolist()
+    if not all(value * factor in values for value in found):
+        return
+    differing = [value for value in found if values.get(value) != values[value * factor]]
+    if not differing:
+        return
+    value = differing[0]
+    raise ImageError(
+        f"stores gray in {maxval.bit_length()} bits, and programs disagree whether its value "
+        f"{value} is {value} or {value * factor}; save the class indices with 8 bits per value"
+    )
 
 
 def _check_palette(
@@ -151,22 +191,18 @@ def _check_palette(
 ) -> None:
     """Raise ImageError if the palette gives an index the color of another class.
 
-    A palette that only makes indices visible, as VOC's, says nothing about the classes, nor does
-    one with colors that no class has.
+    A palette that only makes indices visible, as VOC's, says nothing about the classes, nor do
+    colors that no class has.
     """
-    colors = _palette(image)
-    used = np.unique(stored).tolist()
-    if any(index >= len(colors) for index in used):
-        return
+    colors = palette_colors(image)
+    used = [index for index in np.unique(stored).tolist() if index < len(colors)]
     if all(colors[index] in (voc_color(index), (index,) * 3) for index in used):
         return
     by_color: dict[tuple[int, ...], set[int]] = {BLACK: {IGNORE}}
     for number, entry in enumerate(classes):
         by_color.setdefault(entry.color, set()).add(number)
-    if any(colors[index] not in by_color for index in used):
-        return
     for index in used:
-        by_its_color = by_color[colors[index]]
+        by_its_color = by_color.get(colors[index], {IGNORE})
         if values.get(index) not in by_its_color and by_its_color != {IGNORE}:
             name = classes[min(by_its_color - {IGNORE})].name
             by_its_index = values.get(index)
@@ -184,7 +220,8 @@ def _check_palette(
             )
 
 
-def _palette(image: Image.Image) -> list[tuple[int, ...]]:
+def palette_colors(image: Image.Image) -> list[tuple[int, ...]]:
+    """Return the colors of an image's palette: red, green and blue of each index."""
     flat = image.getpalette("RGB") or []
     return [tuple(flat[start : start + 3]) for start in range(0, len(flat), 3)]
 

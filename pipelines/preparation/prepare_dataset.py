@@ -27,6 +27,7 @@ from pipelines.data.storage import Location, locate
 from pipelines.errors import UserError
 from pipelines.preparation.checking import TILE, CheckedSample, check
 from pipelines.preparation.image_reading import scale_note, scale_problem
+from pipelines.preparation.label_forms import mask_problem, palette_problem
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
 from pipelines.preparation.survey import survey
 from pipelines.preparation.writing import JOURNAL_NAME, Writer, staging_location
@@ -185,6 +186,13 @@ def _write(
     nothing_left = all(part.shard is None for part in writer.finished.values())
     if nothing_left or (problems and not skip_invalid):
         raise DatasetError(_report(reader, problems, listing.notes))
+    contradictions = [palette_problem(writer.labels)]
+    if not reader.states_ignored:
+        contradictions.append(
+            mask_problem(writer.labels, reader.values(records[0]), reader.classes)
+        )
+    if any(contradictions):
+        raise DatasetError(_report(reader, [each for each in contradictions if each]))
     notes = list(listing.notes)
     if writer.stored is not None:
         unusable = scale_problem(reader.image_reading, writer.stored)

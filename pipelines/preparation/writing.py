@@ -17,6 +17,7 @@ from pipelines.data.shards import Sample, describe_shard, encode_index, encode_s
 from pipelines.data.storage import Location
 from pipelines.preparation.channel_statistics import channel_statistics, image_format
 from pipelines.preparation.checking import TILE, CheckedSample
+from pipelines.preparation.label_forms import LabelForms, merged_forms
 from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Reader
 from pipelines.preparation.value_range import ValueRange, merged_range
@@ -31,6 +32,7 @@ class FinishedShard:
 
     channel_sums, channel_squares: of the channels' values and of their squares.
     stored: the range of the stored values of images of more than 8 bits.
+    labels: what the labels of class indices store.
     """
 
     shard: Shard | None
@@ -41,6 +43,7 @@ class FinishedShard:
     channel_squares: list[int]
     problems: list[str]
     stored: ValueRange | None
+    labels: LabelForms
 
 
 class Writer:
@@ -72,6 +75,7 @@ class Writer:
         for number, entry in entries.items():
             for name, kind in (("shard", Shard), ("stored", ValueRange)):
                 entry[name] = kind(**entry[name]) if entry[name] else None
+            entry["labels"] = LabelForms.from_json(entry["labels"])
             shard = entry["shard"]
             if shard is None or sizes.get(shard.file) == shard.bytes:
                 finished[int(number)] = FinishedShard(**entry)
@@ -90,6 +94,7 @@ class Writer:
             channel_squares=_column_sums([each.channel_squares for each in good]),
             problems=problems,
             stored=merged_range(each.stored for each in good),
+            labels=merged_forms(each.labels for each in good),
         )
         self._write_journal(self.finished)
 
@@ -113,6 +118,11 @@ class Writer:
     def stored(self) -> ValueRange | None:
         """The range of the stored values of all images of more than 8 bits."""
         return merged_range(part.stored for part in self.finished.values())
+
+    @property
+    def labels(self) -> LabelForms:
+        """What all labels of class indices store."""
+        return merged_forms(part.labels for part in self.finished.values())
 
     def finish(self, left_out: Sequence[str] = (), notes: Sequence[str] = ()) -> Manifest:
         """Write the index of all shards and return the manifest.

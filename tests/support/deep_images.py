@@ -1,4 +1,4 @@
-"""Writes images of 16 bits per band, which Pillow cannot write."""
+"""Writes images of bit depths that Pillow cannot write."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ def write_png16(path: Path, values: NDArray[np.uint16]) -> None:
     head = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks))
+
+
+def encode_few_bits(values: NDArray[np.uint8], bits: int) -> bytes:
+    """Encode values (height, width) as a gray PNG of 1, 2, 4 or 8 bits."""
+    height, width = values.shape
+    single = np.unpackbits(values[..., None], axis=2)[..., 8 - bits :].reshape(height, -1)
+    rows = np.packbits(single, axis=1)
+    raw = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:

@@ -140,7 +140,7 @@ class Folder(Reader):
         return class_of_values(self.description)
 
     def indices(self, record: Record, label_image: Image.Image) -> NDArray[np.uint16]:
-        if not self.description.get("label_colors"):
+        if not self.reads_colors:
             return super().indices(record, label_image)
         return indices_of_colors(to_rgb(label_image), class_of_colors(self.description))
 
@@ -156,6 +156,14 @@ class Folder(Reader):
                 paired = select(paired, str(split), names, self.source, folders)
             whole.add(paired)
         return whole
+
+    @property
+    def reads_colors(self) -> bool:
+        return bool(self.description.get("label_colors"))
+
+    @property
+    def states_ignored(self) -> bool:
+        return "ignore" in self.description
 
     @property
     def image_reading(self) -> ImageReading:

@@ -99,6 +99,16 @@ class Reader(ABC):
         return stored_values(gif_levels(label_image), self.values(record), self.classes)
 
     @property
+    def reads_colors(self) -> bool:
+        """Whether labels are images in the classes' colors instead of class indices."""
+        return False
+
+    @property
+    def states_ignored(self) -> bool:
+        """Whether someone has stated which values are ignored, instead of 255 by default."""
+        return True
+
+    @property
     def image_reading(self) -> ImageReading:
         """How images become pixels."""
         return ImageReading(file="the dataset.yaml of a `folder` data set")

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.data.image_io import ImageError, open_image
+from pipelines.data.image_io import ImageError, open_image, to_indices
 from pipelines.preparation.labels import (
     check_lossless,
     class_indices,
@@ -22,6 +23,7 @@ from pipelines.preparation.labels import (
 )
 from pipelines.preparation.readers import READERS
 from pipelines.preparation.readers.reader import Record
+from tests.support.deep_images import encode_few_bits
 
 CAMVID = READERS["camvid"](source=Path())
 RECORD = Record("x", "train", Path("x.png"), Path("x-label.png"))
@@ -78,9 +80,13 @@ def test_palette_in_another_order_is_rejected(order: list[int]) -> None:
     assert indices[0].tolist() == order
 
 
-def test_quantized_colors_are_rejected() -> None:
+@pytest.mark.parametrize("border", [False, True])
+def test_quantized_colors_are_rejected(border: bool) -> None:
     """Pillow quantizes a color label when saving it with an adaptive palette."""
-    image = in_colors().convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+    pixels = np.array(in_colors())
+    if border:  # in a color of no class
+        pixels[:, 0] = 224, 224, 192
+    image = Image.fromarray(pixels).convert("P", palette=Image.Palette.ADAPTIVE, colors=5)
     with pytest.raises(ImageError, match="palette image whose colors match the classes"):
         read(image)
 
@@ -99,8 +105,18 @@ def test_quantized_colors_are_rejected() -> None:
         (in_colors("L"), "gray levels of the classes' colors.*Use the label in colors"),
         (Image.fromarray((INDICES > 3).astype(np.uint8) * 255), None),
         (Image.fromarray(np.full((3, 3), 77, np.uint8)), "unknown values 77 in 9 pixels.*`values`"),
-        (Image.fromarray(np.full((3, 3), 0.5, np.float32)), "values such as 0.5, expected whole"),
-        (Image.fromarray(np.full((3, 3), np.nan, np.float32)), "values such as nan, expected"),
+        (
+            Image.fromarray(np.full((3, 3), 0.5, np.float32)),
+            "values such as 0.5, expected whole.*; fractions are no class indices.*export",
+        ),
+        (
+            Image.fromarray(np.full((3, 3), np.nan, np.float32)),
+            r"values such as nan, expected .*`Image.fromarray\(numpy.where\(",
+        ),
+        (
+            Image.fromarray(np.full((3, 3), -1, np.float32)),
+            "values such as -1, expected .*; store pixels to be ignored as 255 instead",
+        ),
         (Image.fromarray(np.full((3, 3), -1, np.int32)), "from -1 to -1, expected 0 to 65535"),
     ],
 )
@@ -121,6 +137,51 @@ def test_error_says_how_to_read_a_mask() -> None:
 def test_whole_floating_point_numbers_are_indices() -> None:
     image = Image.fromarray(INDICES.astype(np.float32))
     assert np.array_equal(read(image), np.where(INDICES == 11, 255, INDICES))
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 10.0, np.nan, 0.5]), min_size=1, max_size=6))
+def test_advice_for_floating_point_labels_keeps_every_value(numbers: list[float]) -> None:
+    values = np.array([numbers], np.float32)
+    expected = [255 if np.isnan(number) else int(number) for number in numbers]
+    try:
+        read(Image.fromarray(values))
+    except ImageError as error:
+        advice = str(error).partition("`Image.fromarray(")[2].partition(").save(")[0]
+        assert bool(advice) == (0.5 not in numbers)
+        if advice:
+            followed = eval(advice, {"numpy": np, "values": values})
+            assert read(Image.fromarray(followed))[0].tolist() == expected
+    else:
+        assert not np.isnan(values).any()
+
+
+@given(st.data(), st.sampled_from([1, 2, 4, 8]), st.integers(1, 254))
+def test_gray_of_few_bits_is_read_as_stored_or_refused(
+    data: st.DataObject, bits: int, classes: int
+) -> None:
+    """Pillow stretches values of 2 and 4 bits to 8 bits."""
+    values = {**{index: index for index in range(classes)}, 255: 255}
+    known = [value for value in values if value < 2**bits]
+    stored = data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=9))
+    image = open_image(encode_few_bits(np.array([stored], np.uint8), bits))
+    factor = {2: 85, 4: 17}.get(bits, 1)
+    if max(stored) and all(value * factor in values for value in stored) and factor > 1:
+        with pytest.raises(ImageError, match=rf"stores gray in {bits} bits, .*8 bits per value"):
+            stored_values(image, values, CLASSES)
+    else:
+        assert stored_values(image, values, CLASSES)[0].tolist() == stored
+
+
+@given(st.lists(st.integers(-128, 127), min_size=1, max_size=9))
+def test_signed_values_of_8_bits_are_not_read_as_unsigned(stored: list[int]) -> None:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.array([stored], np.int8))
+    image = open_image(buffer.getvalue())
+    if min(stored) < 0:
+        with pytest.raises(ImageError, match=f"values from {min(stored)} to .*store pixels to be"):
+            to_indices(image)
+    else:
+        assert to_indices(image)[0].tolist() == stored
 
 
 @pytest.mark.parametrize(
