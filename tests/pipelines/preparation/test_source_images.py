@@ -202,6 +202,12 @@ def test_values_of_a_pgm_are_those_of_its_file(maxval: int, data: st.DataObject)
         assert to_indices(open_image(file)).ravel().tolist() == values
 
 
+@pytest.mark.parametrize("data", [b"P1 3 1\n1 0 1\n", b"P4 3 1\n\xa0"])
+def test_black_is_0_in_a_pbm(data: bytes) -> None:
+    """Although the format stores it as 1."""
+    assert to_indices(open_image(data)).tolist() == [[0, 1, 0]]
+
+
 @pytest.mark.parametrize("maxval", [4095, 65535])
 @pytest.mark.parametrize("bands", [1, 3])
 @pytest.mark.parametrize("plain", [False, True], ids=["binary", "plain"])
