@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from orchestrator.console import InputError
-from pipelines.preparation.source_files import broken_link, search
+from pipelines.preparation.source_files import broken_link, is_text, not_text, search
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class InputImage:
 class FoundImages:
     """Input images, in order and without duplicates.
 
-    problems: one sentence for each link or folder that cannot be read. notes: one for each kind of
-    files left out.
+    problems: one sentence for each link, folder or name that cannot be read. notes: one for each
+    kind of files left out.
     """
 
     images: list[InputImage]
@@ -67,6 +67,8 @@ def find_images(inputs: Sequence[str], out: Path) -> FoundImages:
 def _expand(text: str, out: Path) -> FoundImages:
     if not text:  # such as "$FOLDER" of a shell where it is not set
         raise InputError("an input is empty; name a file, a folder or a pattern")
+    if not is_text(text):
+        raise InputError(not_text(text))
     try:
         path = Path(text).expanduser()
     except RuntimeError:
@@ -97,11 +99,16 @@ def _expand(text: str, out: Path) -> FoundImages:
             break
         root /= part
     matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-    files = [file for file in matches if file.is_file() and not _in_out(file, root, out)]
-    broken = [broken_link(file) for file in matches if not file.exists()]
+    problems = [broken_link(file) for file in matches if not file.exists()]
+    problems += [not_text(file) for file in matches if not is_text(str(file))]
+    files = [
+        file
+        for file in matches
+        if file.is_file() and is_text(str(file)) and not _in_out(file, root, out)
+    ]
     if not files:
-        raise InputError("; ".join([f"{text}: matches no file", *broken]))
-    return FoundImages([InputImage(file, file.relative_to(root)) for file in files], broken, [])
+        raise InputError("; ".join([f"{text}: matches no file", *problems]))
+    return FoundImages([InputImage(file, file.relative_to(root)) for file in files], problems, [])
 
 
 def _in_out(file: Path, root: Path, out: Path) -> bool:

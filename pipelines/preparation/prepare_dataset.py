@@ -29,6 +29,7 @@ from pipelines.preparation.checking import TILE, CheckedSample, check
 from pipelines.preparation.image_reading import scale_note, scale_problem
 from pipelines.preparation.label_forms import mask_problem, palette_problem
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
+from pipelines.preparation.source_files import is_text, not_text
 from pipelines.preparation.survey import survey
 from pipelines.preparation.writing import JOURNAL_NAME, Writer, staging_location
 from pipelines.wording import counted
@@ -68,6 +69,9 @@ def prepare(
             source, another data set at `destination`, or a destination that cannot be written.
         WorkerKilledError: a worker process was killed.
     """
+    for path in (reader.source, destination):
+        if not is_text(str(path)):
+            raise DatasetError(not_text(path))
     location = _resolved(locate(destination))
     if not reader.source.is_dir():
         raise DatasetError(f"{reader.source}: no such directory")

@@ -17,8 +17,9 @@ IMAGE_ENDINGS = frozenset(
         *(".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
     )
 )
-# Files of Windows that its file manager hides.
-_HIDDEN = ("Thumbs.db", "desktop.ini")
+# Files of Windows that its file manager hides, and folders of network storage (Synology, QNAP) with
+# thumbnails and deleted files.
+_HIDDEN = ("Thumbs.db", "desktop.ini", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN")
 
 
 @dataclass
@@ -55,9 +56,13 @@ def search(folder: Path) -> FolderContent:
     """Find the images below a folder; links to files and folders are followed.
 
     Hidden files and folders are left out: names that start with a dot, as macOS metadata files
-    (`._name.png`) and editors' caches do, and `Thumbs.db`.
+    (`._name.png`) and editors' caches do, `Thumbs.db`, and the folders of network storage for
+    thumbnails and deleted files (`@eaDir`). A name that is not UTF-8 is a problem.
     """
     content = FolderContent()
+    if not is_text(str(folder)):
+        content.problems.append(not_text(folder))
+        return content
     _search(folder, (), content)
     content.images.sort()
     return content
@@ -79,7 +84,9 @@ def _search(folder: Path, parents: tuple[tuple[int, int], ...], content: FolderC
         path = folder / entry.name
         if is_hidden(entry.name):
             continue
-        if entry.is_dir():
+        if not is_text(entry.name):
+            content.problems.append(not_text(path))
+        elif entry.is_dir():
             _search(path, (*parents, identity), content)
         elif entry.is_symlink() and not path.exists():
             content.problems.append(broken_link(path))
@@ -97,8 +104,26 @@ def is_hidden(name: str) -> bool:
 
 
 def visible(path: Path, root: Path) -> bool:
-    """Whether no part of a path below `root` is hidden."""
-    return not any(map(is_hidden, path.relative_to(root).parts))
+    """Whether `search` reads a path below `root`: no part of it is hidden or not UTF-8."""
+    return is_text(str(path)) and not any(map(is_hidden, path.relative_to(root).parts))
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name is UTF-8. Archives made on Windows may hold other encodings."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def not_text(path: Path | str) -> str:
+    """Return a sentence about a path that is not UTF-8, with its other bytes escaped."""
+    shown = os.fsencode(path).decode(errors="backslashreplace")
+    return (
+        f"{shown}: its name is not UTF-8; rename it, such as with `convmv -f cp1252 -t utf-8 "
+        "--notest`, with the encoding of the system that it comes from"
+    )
 
 
 def broken_link(path: Path) -> str:
@@ -109,12 +134,22 @@ def broken_link(path: Path) -> str:
 def read_lines(path: Path) -> list[str]:
     """Read a list of file names: stripped lines with `/` between folders.
 
-    Lists made on Windows may have a byte-order mark, UTF-16, backslashes and CRLF. Raises OSError
-    or UnicodeDecodeError.
+    Lists made on Windows may have a byte-order mark, UTF-16, backslashes and CRLF.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8; the message says where.
     """
     data = path.read_bytes()
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    text = data.decode("utf-16" if utf16 else "utf-8-sig")
+    try:
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        if utf16:
+            raise ValueError("damaged UTF-16; save it as UTF-8") from None
+        number = data.count(b"\n", 0, error.start) + 1
+        line = data.split(b"\n")[number - 1].strip().decode(errors="backslashreplace")
+        raise ValueError(f"line {number}, {line!r}, is not UTF-8; save it as UTF-8") from None
     return [line.strip().replace("\\", "/") for line in text.splitlines()]
 
 

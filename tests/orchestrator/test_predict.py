@@ -1,6 +1,7 @@
 """`orchestrator.predict`: the files it writes, their names, and the inputs it rejects."""
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -259,6 +260,19 @@ def test_links_to_one_file_are_separate_images(tmp_path: Path) -> None:
 def test_input_that_names_nothing_is_reported(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
         find_images([text], tmp_path / "out")
+
+
+def test_names_that_are_not_utf8_are_reported(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    os.rename(write_image(tmp_path / "b.png"), name)
+    for text in (str(tmp_path), str(tmp_path / "*.png")):
+        found = find_images([text], tmp_path / "out")
+        assert [str(image.relative_path) for image in found.images] == ["a.png"]
+        (problem,) = found.problems
+        assert problem.startswith(rf"{tmp_path}/caf\xe9.png: its name is not UTF-8; rename it")
+    with pytest.raises(InputError, match=r"caf\\xe9\.png: its name is not UTF-8; rename it"):
+        find_images([name], tmp_path / "out")
 
 
 @given(st.lists(st.sampled_from(["a.png", "a.jpg", "b.png", "s/a.png", "s/t/b.jpg"]), unique=True))

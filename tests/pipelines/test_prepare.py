@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,18 @@ def test_invalid_output_path_is_rejected_before_reading_data(
     monkeypatch.setattr(PreparedDataset, "split", None)  # fails if data are read
     assert main([command, streets.location.path, "--out", str(tmp_path / name)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_source_that_is_not_utf8_is_reported(
+    camvid: CamVidSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    camvid.directory.rename(source)
+    for paths in ((source, str(tmp_path / "out")), (str(tmp_path), f"{source}-out")):
+        arguments = ["camvid", "--source", paths[0], "--destination", paths[1], "--workers", "1"]
+        assert main(arguments) == 2
+        assert r"/caf\xe9" in (printed := capsys.readouterr().err)
+        assert "its name is not UTF-8; rename it" in printed
 
 
 def test_prepare_prints_progress_result_and_errors(

@@ -59,7 +59,7 @@ class CamVid(Reader):
         listing = Listing()
         try:
             lines = read_lines(path)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             return Listing(problems=[f"{path}: cannot be read as a list of names ({error})"])
         for number, line in enumerate(lines, start=1):
             names = line.strip("; ").split()

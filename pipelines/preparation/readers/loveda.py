@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.readers.pairing import pair_files
@@ -48,11 +49,17 @@ class LoveDA(Reader):
     def listing(self) -> Listing:
         whole = Listing()
         for split in ("train", "val", "test"):
-            for domain in DOMAINS:
-                folder = self.source / split.capitalize() / domain
+            parent = _folder(self.source, split.capitalize())
+            folders = {domain: _folder(parent, domain) for domain in DOMAINS}
+            missing = [str(folder) for folder in folders.values() if not folder.is_dir()]
+            if 0 < len(missing) < len(DOMAINS):
+                whole.notes.append(
+                    f"{split}: {', '.join(missing)}: no such folder, so the split lacks this domain"
+                )
+            for domain, folder in folders.items():
                 if folder.is_dir():
-                    labels = None if split == "test" else folder / LABELS
-                    part = pair_files(split, folder / IMAGES, labels)
+                    labels = None if split == "test" else _folder(folder, LABELS)
+                    part = pair_files(split, _folder(folder, IMAGES), labels)
                     part.records = [replace(record, group=domain) for record in part.records]
                     whole.add(part)
         if not whole.records and not whole.problems:
@@ -61,3 +68,12 @@ class LoveDA(Reader):
                 f"Train/Rural/{LABELS}/*.png, or the same with Urban or Val"
             )
         return whole
+
+
+def _folder(parent: Path, name: str) -> Path:
+    """Return the folder `name` of `parent`, in lower or upper case if it does not exist as such."""
+    folder = parent / name
+    if folder.is_dir() or not parent.is_dir():
+        return folder
+    alike = sorted(each for each in parent.iterdir() if each.name.lower() == name.lower())
+    return next((each for each in alike if each.is_dir()), folder)

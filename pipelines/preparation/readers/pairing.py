@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipelines.preparation.readers.reader import Listing, Record
 from pipelines.preparation.source_files import (
@@ -17,13 +17,14 @@ from pipelines.preparation.source_files import (
     read_lines,
     search,
 )
+from pipelines.wording import counted
 
 
 @dataclass(frozen=True)
 class Suffixes:
     """The ends of file names that images and labels add to the name they share.
 
-    A suffix may include the ending, as `_mask.png` or `.png` does.
+    A suffix may include the ending, as `_mask.png` or `.png` does. Lower and upper case are equal.
     """
 
     image: str = ""
@@ -47,7 +48,7 @@ def pair_files(
         return Listing(problems=[_one_folder(split, images)])
     content = search(images)
     excluded = suffixes.label if shared else ""
-    images_by_name = _by_name(content, images, suffixes.image, excluded)
+    images_by_name, others = _by_name(content, images, suffixes.image, excluded)
     listing = _listing(split, images, content)
     if not images_by_name:
         notes = "; ".join(content.notes())
@@ -57,12 +58,18 @@ def pair_files(
         return listing
     if labels is None:
         labels_by_name: dict[str, list[Path]] = {}
+        listing.notes += _suffix_note(split, images, others, suffixes.image)
     else:
         if not shared:
+            listing.notes += _suffix_note(split, images, others, suffixes.image)
             content = search(labels)
             listing.add(_listing(split, labels, content))
         excluded = suffixes.image if shared else ""
-        labels_by_name = _by_name(content, labels, suffixes.label, excluded)
+        labels_by_name, unpaired = _by_name(content, labels, suffixes.label, excluded)
+        # In a shared folder, the images are among the files that do not end as labels do.
+        others = [file for file in unpaired if not shared or file in others]
+        ends = (suffixes.image, suffixes.label) if shared else (suffixes.label,)
+        listing.notes += _suffix_note(split, labels, others, *ends)
         hint = _suffix_hint(images_by_name, labels_by_name)
         if hint:
             listing.problems.append(f"{split}: {labels}: {hint}")
@@ -95,27 +102,39 @@ def _listing(split: str, folder: Path, content: FolderContent) -> Listing:
 
 def _by_name(
     content: FolderContent, folder: Path, suffix: str, excluded: str
-) -> dict[str, list[Path]]:
-    """Return the images that end in `suffix`, by relative path without it.
+) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Return the images that end in `suffix`, by relative path without it, and the other images.
 
     excluded: the suffix of the other kind of files, if they are in the same folder.
     """
     files: dict[str, list[Path]] = {}
+    others: list[Path] = []
     for path in content.images:
-        stem = _stem(path, suffix)
-        if stem is None or (excluded and _stem(path, excluded) is not None):
+        stem, other = _stem(path, suffix), _stem(path, excluded) if excluded else None
+        # Of a name that ends in both suffixes, such as `.png` and `_mask.png`, the longer counts.
+        if stem is None or (other is not None and len(other) <= len(stem)):
+            others.append(path)
             continue
         name = normalized((path.relative_to(folder).parent / stem).as_posix())
         files.setdefault(name, []).append(path)
-    return files
+    return files, others
 
 
 def _stem(path: Path, suffix: str) -> str | None:
     """Return a file's name without `suffix` and ending; None if it does not end so."""
-    whole = path.name if _has_ending(suffix) else path.stem
-    if not whole.endswith(suffix) or len(whole) == len(suffix):
-        return None
-    return whole.removesuffix(suffix)
+    whole, end = normalized(path.name if _has_ending(suffix) else path.stem), normalized(suffix)
+    stem = whole[: len(whole) - len(end)]
+    return stem if stem and whole[len(stem) :].lower() == end.lower() else None
+
+
+def _suffix_note(split: str, folder: Path, files: Sequence[Path], *suffixes: str) -> list[str]:
+    """Return one sentence about files that have none of the suffixes, if there are any."""
+    if not files:
+        return []
+    ends = " or ".join(repr(suffix) for suffix in suffixes)
+    verb = "does" if len(files) == 1 else "do"
+    named = first_names(file.name for file in files)
+    return [f"{split}: {folder}: {counted(len(files), 'file')} {verb} not end in {ends} ({named})"]
 
 
 def _has_ending(suffix: str) -> bool:
@@ -126,8 +145,9 @@ def _with_ending(suffix: str, ending: str) -> str:
     return suffix if _has_ending(suffix) else f"{suffix}{ending}"
 
 
-def _common_suffix(images: Iterable[str], others: Iterable[str]) -> str | None:
-    """Return the text that, added to most of the names `images`, gives names in `others`."""
+def _common_suffix(images: Sequence[str], others: Iterable[str], least: float) -> str | None:
+    """Return the text that, added to more than the share `least` of the names `images`, gives names
+    in `others`."""
     others = sorted(others)
     counts: Counter[str] = Counter()
     for name in images:
@@ -136,7 +156,8 @@ def _common_suffix(images: Iterable[str], others: Iterable[str]) -> str | None:
     if not counts:
         return None
     # Of equally frequent suffixes the shortest: `_mask`, rather than part of a longer name.
-    return min(counts, key=lambda suffix: (-counts[suffix], len(suffix)))
+    best = min(counts, key=lambda suffix: (-counts[suffix], len(suffix), suffix))
+    return best if counts[best] > least * len(images) else None
 
 
 def _suffix_hint(images: dict[str, list[Path]], labels: dict[str, list[Path]]) -> str | None:
@@ -147,7 +168,7 @@ def _suffix_hint(images: dict[str, list[Path]], labels: dict[str, list[Path]]) -
         ("label_suffix", "label", images, labels),
         ("image_suffix", "image", labels, images),
     ):
-        suffix = _common_suffix(sorted(shorter)[:_COMPARED], longer)
+        suffix = _common_suffix(sorted(shorter)[:_COMPARED], longer, 0.5)
         if suffix:
             other = "image" if kind == "label" else "label"
             example = longer[next(name for name in sorted(longer) if name.endswith(suffix))][0]
@@ -165,14 +186,14 @@ _COMPARED = 50
 def _one_folder(split: str, folder: Path) -> str:
     """Return a sentence about images and labels in one folder, with the setting that helps."""
     content = search(folder)
-    names = sorted(_by_name(content, folder, "", ""))
-    suffix = _common_suffix(names[:_COMPARED], names)
-    endings = sorted({path.suffix for path in content.images})
+    names = sorted(_by_name(content, folder, "", "")[0])
+    suffix = _common_suffix(names[:_COMPARED], names, 0)
+    endings = {path.suffix.lower() for path in content.images}
     if suffix and sum(name.endswith(suffix) for name in names) * 2 >= len(names) - 1:
         setting = f"set `label_suffix: {suffix}` in dataset.yaml"
-    elif len(endings) == 2 and ".png" in endings:
-        image_ending = next(ending for ending in endings if ending != ".png")
-        setting = f"set `image_suffix: {image_ending}` and `label_suffix: .png` in dataset.yaml"
+    elif ".png" in endings and len(endings) > 1:
+        # Images may have any other ending: .jpg, .JPG and .jpeg.
+        setting = "set `label_suffix: .png` in dataset.yaml"
     else:
         setting = "set `label_suffix` in dataset.yaml to the end of the labels' names, or use two"
         setting += " folders"
@@ -188,7 +209,8 @@ def select(
     """Return the records that a file lists, one name per line, in order.
 
     A name may have an ending, and may be a path from `source` or from the list's own directory
-    through one of `folders`, those of the split's images and labels.
+    through one of `folders`, those of the split's images and labels, or an absolute path. A line
+    may also hold an image and its label, as the lists of DeepLab and SegNet do.
     """
     by_name = {record.identifier: record for record in listing.records}
     for record in listing.records:
@@ -199,26 +221,59 @@ def select(
                 by_name.setdefault(name, record)
                 by_name.setdefault(name.removesuffix(file.suffix), record)
     prefixes = [
-        normalized(Path(os.path.relpath(folder, parent)).as_posix()) + "/"
-        for parent in (source, names.parent)
+        normalized(start.as_posix()) + "/"
         for folder in folders
+        for start in (
+            *(Path(os.path.relpath(folder, parent)) for parent in (source, names.parent)),
+            folder.absolute(),
+            folder.resolve(),
+        )
     ]
+
+    def find(name: str) -> Record | None:
+        name = name.removeprefix("./")
+        # `/JPEGImages/a.jpg` in published lists is a path from the data set's folder.
+        paths = (name, name.lstrip("/"))
+        within = [
+            path.removeprefix(start)
+            for path in paths
+            for start in prefixes
+            if path.startswith(start)
+        ]
+        candidates = [name, *within]
+        candidates += [
+            candidate.rpartition(".")[0]
+            for candidate in candidates
+            if PurePosixPath(candidate).suffix.lower() in IMAGE_ENDINGS
+        ]
+        return next((by_name[each] for each in candidates if each in by_name), None)
+
     selected = Listing(problems=list(listing.problems), notes=list(listing.notes))
     try:
         lines = read_lines(names)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         selected.problems.append(f"{split}: {names}: cannot be read as a list of names ({error})")
         return selected
     for number, line in enumerate(lines, start=1):
-        name = normalized(line).removeprefix("./")
-        within = [name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix)]
-        candidates = [name, *within]
-        candidates += [candidate.rpartition(".")[0] for candidate in candidates]
-        matches = [by_name[candidate] for candidate in candidates if candidate in by_name]
-        if matches:
-            selected.records.append(matches[0])
+        name = normalized(line)
+        columns = name.split()
+        found = find(name)
+        if found is None and len(columns) == 2:
+            image, label = find(columns[0]), find(columns[1])
+            found = image if image is label else None
+        if found is not None:
+            selected.records.append(found)
         elif name:
-            selected.problems.append(f"{split}: {names}:{number}: no image or label named {name!r}")
+            problem = _not_listed(name, folders)
+            selected.problems.append(f"{split}: {names}:{number}: {problem}")
     if not selected.records and not selected.problems:
         selected.problems.append(f"{split}: {names}: lists no samples")
     return selected
+
+
+def _not_listed(name: str, folders: Sequence[Path]) -> str:
+    """Return a sentence about an entry of a list that names no sample of the split."""
+    if os.path.isabs(name) and os.path.isfile(name):
+        searched = " or ".join(map(str, folders))
+        return f"{name!r} is not below {searched}, the folders of the split; list names in them"
+    return f"no image or label named {name!r}"

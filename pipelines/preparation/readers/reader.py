@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar, Self
 
 import numpy as np
@@ -17,7 +17,7 @@ from PIL import Image
 from pipelines.data.manifest import ClassInfo
 from pipelines.preparation.image_reading import Exif, ImageReading
 from pipelines.preparation.labels import IGNORE, stored_values
-from pipelines.preparation.source_files import read_lines
+from pipelines.preparation.source_files import IMAGE_ENDINGS, read_lines
 from pipelines.preparation.source_images import gif_levels
 
 
@@ -151,14 +151,25 @@ def duplicates(records: Iterable[Record]) -> dict[tuple[str, str], int]:
 
 
 def read_names(path: Path, record: Callable[[str], Record]) -> Listing:
-    """Return `record(name)` for each name in a list: a text file of names in lines or columns."""
+    """Return `record(name)` for each name in a list: a text file of names in lines or columns.
+
+    An entry may be the path of an image or label, which stands for the name of its file; a line
+    with both, as in DeepLab's lists, is one entry.
+    """
     try:
-        names = [name for line in read_lines(path) for name in line.split()]
-    except (OSError, UnicodeDecodeError) as error:
+        names = [
+            name for line in read_lines(path) for name in dict.fromkeys(map(_name, line.split()))
+        ]
+    except (OSError, ValueError) as error:
         return Listing(problems=[f"{path}: cannot be read as a list of names ({error})"])
     if not names:
         return Listing(problems=[f"{path}: lists no samples"])
     return Listing([record(name) for name in names])
+
+
+def _name(entry: str) -> str:
+    file = PurePosixPath(entry)
+    return file.stem if file.suffix.lower() in IMAGE_ENDINGS else entry
 
 
 def color(number: int) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,16 @@ def test_broken_links_are_problems_and_other_endings_are_counted(tmp_path: Path)
     touch(tmp_path / "a.png")
     (tmp_path / "gone.png").symlink_to("/nowhere/x.png")
     (tmp_path / "disk").symlink_to("/nowhere/disk")
-    for name in ("b.npy", "c.npy", "README", "._a.png", ".DS_Store", ".cache/d.png", "Thumbs.db"):
+    for name in (
+        "b.npy",
+        "c.npy",
+        "README",
+        "._a.png",
+        ".DS_Store",
+        ".cache/d.png",
+        "Thumbs.db",
+        "@eaDir/a.png",
+    ):
         touch(tmp_path / name)
     content = search(tmp_path)
     assert content.images == [tmp_path / "a.png"]
@@ -44,6 +54,23 @@ def test_broken_links_are_problems_and_other_endings_are_counted(tmp_path: Path)
         f"{tmp_path / 'gone.png'}: links to /nowhere/x.png, which does not exist",
     ]
     assert content.notes() == ["3 files with endings not known here (.npy 2, no ending 1)"]
+
+
+def test_names_that_are_not_utf8_are_problems(tmp_path: Path) -> None:
+    touch(tmp_path / "a.png")
+    folder = os.fsencode(tmp_path)
+    os.mkdir(folder + b"/stra\xdfe")
+    for name in (b"/caf\xe9.png", b"/stra\xdfe/b.png"):
+        open(folder + name, "wb").close()
+    content = search(tmp_path)
+    assert content.images == [tmp_path / "a.png"]
+    assert [text.split(": ")[0] for text in content.problems] == [
+        rf"{tmp_path}/caf\xe9.png",
+        rf"{tmp_path}/stra\xdfe",
+    ]
+    assert "its name is not UTF-8; rename it, such as with `convmv" in content.problems[0]
+    (text,) = search(Path(os.fsdecode(folder + b"/stra\xdfe"))).problems
+    assert text == content.problems[1]
 
 
 @given(

@@ -31,6 +31,17 @@ def test_layout_classes_and_domains(tmp_path: Path) -> None:
     assert [entry.name for entry in dataset.manifest.classes][-1] == "agricultural"
 
 
+def test_domains_are_found_in_lower_case_and_missed(tmp_path: Path) -> None:
+    for split, domain in (("Train", "Rural"), ("Train", "urban"), ("val", "rural")):
+        write_image(tmp_path / split / domain / "images_png/0.png")
+        write_label(tmp_path / split / domain / "masks_png/0.png", [1, 2])
+    listing = LoveDA(tmp_path).listing()
+    found = [(record.split, record.group) for record in listing.records]
+    assert found == [("train", "Rural"), ("train", "Urban"), ("val", "Rural")]
+    (note,) = listing.notes
+    assert note == f"val: {tmp_path}/val/Urban: no such folder, so the split lacks this domain"
+
+
 def test_what_is_missing_or_unknown_is_reported(tmp_path: Path) -> None:
     root = tmp_path / "source"
     (root / "Train").mkdir(parents=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.preparation.readers.pairing import Suffixes, pair_files, select
 
@@ -48,11 +51,61 @@ def test_one_folder_may_hold_images_and_labels(tmp_path: Path) -> None:
     assert pairs(tmp_path, "v", "v", image=".jpg") == {"a": ("a.jpg", "a.png")}
 
 
+def test_suffixes_and_endings_may_be_in_upper_case(tmp_path: Path) -> None:
+    touch(tmp_path, "r/a.jpg", "r/a.png", "r/b.JPG", "r/b.PNG")
+    expected = {"a": ("a.jpg", "a.png"), "b": ("b.JPG", "b.PNG")}
+    assert pairs(tmp_path, "r", "r", image=".jpg", label=".png") == expected
+    assert pairs(tmp_path, "r", "r", label=".png") == expected
+    touch(tmp_path, "i/a_image.png", "i/b_Image.PNG", "l/a.png", "l/b.png")
+    assert list(pairs(tmp_path, "i", "l", image="_image")) == ["a", "b"]
+    touch(tmp_path, "s/a.png", "s/a_mask.png")
+    expected = {"a": ("a.png", "a_mask.png")}
+    assert pairs(tmp_path, "s", "s", image=".png", label="_mask.png") == expected
+
+
+@given(
+    stem=st.text("abü漢_-", min_size=1),
+    suffix=st.text("_maskü", min_size=1),
+    change=st.sampled_from([str.upper, str.lower, str.title]),
+)
+def test_any_suffix_is_found_in_upper_and_lower_case(
+    tmp_path_factory: pytest.TempPathFactory,
+    stem: str,
+    suffix: str,
+    change: Callable[[str], str],
+) -> None:
+    root = tmp_path_factory.mktemp("names")
+    touch(root, f"i/{stem}.jpg", f"l/{stem}{change(suffix)}{change('.png')}")
+    for label in (suffix, f"{suffix}.png"):
+        listing = pair_files("train", root / "i", root / "l", Suffixes(label=label))
+        (record,) = listing.records
+        assert record.identifier == stem
+        assert record.label is not None
+        assert record.label.exists()
+
+
+def test_files_without_the_suffix_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "r/a.jpg", "r/a.png", "r/b.jpeg", "r/b.png", "r/c.tif")
+    listing = pair_files("train", tmp_path / "r", tmp_path / "r", Suffixes(".jpg", ".png"))
+    assert listing.notes == [
+        f"train: {tmp_path / 'r'}: 2 files do not end in '.jpg' or '.png' (b.jpeg, c.tif)"
+    ]
+    assert pair_files("test", tmp_path / "r", None, Suffixes(".jpg")).notes == [
+        f"test: {tmp_path / 'r'}: 4 files do not end in '.jpg' (a.png, b.jpeg and 2 more)"
+    ]
+    touch(tmp_path, "l/a_mask.png", "l/a_color.png")
+    listing = pair_files("train", tmp_path / "r", tmp_path / "l", Suffixes(".jpg", "_mask"))
+    assert listing.notes == [
+        f"train: {tmp_path / 'r'}: 4 files do not end in '.jpg' (a.png, b.jpeg and 2 more)",
+        f"train: {tmp_path / 'l'}: 1 file does not end in '_mask' (a_color.png)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("names", "setting"),
     [
         (("a.jpg", "a_mask.png", "b.jpg", "b_mask.png"), "`label_suffix: _mask` in dataset.yaml"),
-        (("a.jpg", "a.png"), "`image_suffix: .jpg` and `label_suffix: .png`"),
+        (("a.jpg", "a.png", "b.JPG", "b.png", "c.jpeg", "c.png"), "set `label_suffix: .png`"),
         (("a.png", "b.png"), "`label_suffix` in dataset.yaml to the end"),
     ],
 )
@@ -70,6 +123,13 @@ def test_missing_suffix_is_named(tmp_path: Path) -> None:
     assert "each label is named like its image with '_mask' added" in problem(tmp_path, "i", "l")
     assert "set `label_suffix: _mask` in dataset.yaml" in problem(tmp_path, "i", "l")
     assert "set `image_suffix: _mask` in dataset.yaml" in problem(tmp_path, "l", "i")
+
+
+def test_suffix_of_few_names_is_not_advised(tmp_path: Path) -> None:
+    numbers = range(6)
+    touch(tmp_path, *(f"i/00{n}.png" for n in numbers), *(f"l/{n}.png" for n in numbers))
+    listing = pair_files("train", tmp_path / "i", tmp_path / "l")
+    assert (listing.problems, len(listing.records)) == ([], 12)  # each lacks its other file
 
 
 def test_files_of_one_name_are_named(tmp_path: Path) -> None:
@@ -96,7 +156,27 @@ def test_lists_may_hold_names_or_paths(tmp_path: Path) -> None:
             file.write_text(f"\ufeff{line}\r\n", encoding="utf-8")
             selected = select(listing, "train", file, tmp_path, folders)
             assert [record.identifier for record in selected.records] == ["s/a.b"]
+    for line in ("l/s/a.b_mask.png", "i/s/a.b.jpg"):
+        file.write_text(str(tmp_path / line))
+        selected = select(listing, "train", file, tmp_path, folders)
+        assert [record.identifier for record in selected.records] == ["s/a.b"]
+    file.write_text("/i/c.jpg /l/c_mask.png\n")
+    selected = select(listing, "train", file, tmp_path, folders)
+    assert [record.identifier for record in selected.records] == ["c"]
+    file.write_text("/i/c.jpg /l/s/a.b_mask.png\n")  # image and label of two samples
+    (text,) = select(listing, "train", file, tmp_path, folders).problems
+    assert "no image or label named '/i/c.jpg /l/s/a.b_mask.png'" in text
     file.write_text("c\nabsent.jpg\n")
     selected = select(listing, "train", file, tmp_path, folders)
     assert [record.identifier for record in selected.records] == ["c"]
     assert selected.problems == [f"train: {file}:2: no image or label named 'absent.jpg'"]
+    file.write_text("c.5\n")
+    (text,) = select(listing, "train", file, tmp_path, folders).problems
+    assert text == f"train: {file}:1: no image or label named 'c.5'"
+    touch(tmp_path, "elsewhere/c.jpg")
+    file.write_text(f"{tmp_path}/elsewhere/c.jpg\n")
+    (text,) = select(listing, "train", file, tmp_path, folders).problems
+    assert f"elsewhere/c.jpg' is not below {tmp_path}/i or {tmp_path}/l, the folders" in text
+    file.write_bytes(b"c\ncaf\xe9\n")
+    (text,) = select(listing, "train", file, tmp_path, folders).problems
+    assert r"line 2, 'caf\\xe9', is not UTF-8; save it as UTF-8" in text

@@ -62,6 +62,15 @@ def test_trainaug_reads_its_own_labels(tmp_path: Path) -> None:
     assert "trainaug.txt and SegmentationClassAug/" in listing.notes[0]
 
 
+def test_lists_may_hold_paths_of_images_and_labels(tmp_path: Path) -> None:
+    names = ["2007_000032", "2007_000033"]
+    for name in names:
+        add(tmp_path, "train", name)
+    lines = [f"/JPEGImages/{name}.jpg /SegmentationClass/{name}.png\n" for name in names]
+    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("".join(lines))
+    assert [record.identifier for record in VOC(tmp_path).listing().records] == names
+
+
 def test_trainval_is_read_where_it_is_the_only_list(tmp_path: Path) -> None:
     add(tmp_path, "trainval", "a")
     assert [record.split for record in VOC(tmp_path).listing().records] == ["trainval"]
