@@ -27,6 +27,11 @@ _BOMB_PIXELS = 512 * 1024 * 1024
 Image.MAX_IMAGE_PIXELS = _BOMB_PIXELS  # Pillow warns above it and refuses twice as many
 
 
+# A marker of JPEG: 0xFF and a code. 0xFF 0x00 is a value of compressed pixels, and the codes
+# 0xD0-0xD7 (restart) stand among them.
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_START_OF_IMAGE, _END_OF_IMAGE, _TEMPORARY = b"\xd8", b"\xd9", b"\x01"
+
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Pillow's name of gray values of 2 or 4 bits, in any order.
 _FEW_BITS = re.compile(r"L;([24])")
@@ -70,6 +75,28 @@ def open_image(data: bytes, checksums: bool = False) -> Image.Image:
     except Exception as error:  # Pillow raises all kinds of errors for damaged headers
         raise ImageError(f"damaged or truncated ({error})") from None
     return image
+
+
+def check_jpeg_end(data: bytes) -> None:
+    """Check that the pixels of a JPEG end with its end-of-image marker; other formats are valid.
+
+    Decoders read the zeros of a half-downloaded file as gray pixels. Bytes after the marker, such
+    as a second image, are not looked at.
+
+    Raises:
+        ImageError: the marker is missing.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return
+    position = 0
+    while marker := _JPEG_MARKER.search(data, position):
+        if marker[1] == _END_OF_IMAGE:
+            return
+        position = marker.end()
+        if marker[1] not in (_START_OF_IMAGE, _TEMPORARY):
+            # The segment's length counts its own two bytes. A thumbnail in it may have an end.
+            position += int.from_bytes(data[position : position + 2])
+    raise ImageError("damaged or truncated (no end-of-image marker)")
 
 
 def stated_maximum(image: Image.Image) -> int | None:

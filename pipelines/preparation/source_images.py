@@ -22,6 +22,7 @@ from pipelines.data.image_format import Pixels
 from pipelines.data.image_io import (
     Array,
     ImageError,
+    check_jpeg_end,
     is_index_image,
     open_image,
     stored_form,
@@ -163,6 +164,7 @@ def _opened(data: bytes, checksums: bool) -> tuple[Image.Image | None, Header]:
         if header is not None and header.decodable == 0:
             return None, header
     image = open_image(data, checksums)
+    check_jpeg_end(data)
     return image, header or read_header(io.BytesIO(data))
 
 

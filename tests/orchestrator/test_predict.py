@@ -105,6 +105,10 @@ def test_unreadable_images_are_reported_and_skipped(
     good_image = write_image(images / "good.png")
     (images / "cut.png").write_bytes(good_image.read_bytes()[:400])
     (images / "empty.jpg").touch()
+    good_image = write_image(images / "padded.jpg")
+    size = good_image.stat().st_size
+    for length in (size // 2, size):  # the second half becomes zeros
+        os.truncate(good_image, length)
     (tmp_path / "notes.txt").write_text("not an image")
     inputs = [str(images), str(tmp_path / "notes.txt")]
     out = tmp_path / "out"
@@ -112,8 +116,9 @@ def test_unreadable_images_are_reported_and_skipped(
     printed = capsys.readouterr().out
     assert f"skipped {images / 'cut.png'}: damaged or truncated" in printed
     assert f"skipped {images / 'empty.jpg'}: the file is empty" in printed
+    assert f"skipped {images / 'padded.jpg'}: damaged or truncated (no end-of-image" in printed
     assert f"skipped {tmp_path / 'notes.txt'}: not an image" in printed
-    assert f"1 label map in {out}, 3 images skipped" in printed
+    assert f"1 label map in {out}, 4 images skipped" in printed
     assert files(out) == {"good.png"}
 
 
