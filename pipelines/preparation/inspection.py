@@ -93,13 +93,12 @@ def verify(
         sample = f"{split.name}/{split.identifiers[index]}"
         return None if same else f"{sample}: its pixel counts are not the index's"
 
+    problems += _count_problems(dataset)
     for problem in prefetch(shard_problem, manifest.shards, threads, ahead=threads):
         problems += [] if problem is None else [problem]
     done, total = 0, sum(manifest.counts.values())
-    for name, count in manifest.counts.items():
+    for name in (name for name, count in manifest.counts.items() if count):
         split = dataset.split(name)
-        if len(split) != count:
-            problems.append(f"{name}: {len(split)} samples, but the manifest says {count}")
         for problem in prefetch(
             partial(sample_problem, split), range(len(split)), threads, ahead=2 * threads
         ):
@@ -108,7 +107,42 @@ def verify(
             progress(done, total)
     if problems:
         listed = "\n  ".join(problems)
-        raise DatasetError(f"{dataset.location.uri}: {len(problems)} problems\n  {listed}")
+        raise DatasetError(
+            f"{dataset.location.uri}: {counted(len(problems), 'problem')}; delete "
+            f"{dataset.location.uri} and prepare it again\n  {listed}"
+        )
+
+
+def _count_problems(dataset: PreparedDataset) -> list[str]:
+    """Return where the manifest's counts of images and pixels are not those of the index."""
+    manifest = dataset.manifest
+    images = dict.fromkeys(manifest.counts, 0)
+    for shard in manifest.shards:
+        images[shard.split] = images.get(shard.split, 0) + shard.rows
+    problems = [
+        f"{name}: {count} samples, but the manifest says {manifest.counts.get(name, 0)}"
+        for name, count in images.items()
+        if count != manifest.counts.get(name, 0)
+    ]
+    if problems:
+        return problems
+    splits = {name: dataset.split(name) for name in images}
+    pixels = sum(split.class_pixels.sum(axis=0) for split in splits.values())
+    for entry, found, stated in zip(manifest.classes, pixels, manifest.class_pixels, strict=True):
+        if found != stated:
+            problems.append(
+                f"{entry.name}: {found} pixels in the index, but the manifest says {stated}"
+            )
+    areas = np.concatenate([split.heights * split.widths for split in splits.values()])
+    labeled = np.concatenate([split.class_pixels.sum(axis=1) for split in splits.values()])
+    ignored = int((areas - labeled)[labeled > 0].sum())
+    # The index does not tell an image without a label from one whose pixels are all ignored.
+    if not 0 <= manifest.ignored_pixels - ignored <= int(areas[labeled == 0].sum()):
+        problems.append(
+            f"ignored: {ignored} pixels in the index, but the manifest says "
+            f"{manifest.ignored_pixels}"
+        )
+    return problems
 
 
 def _images_with_class(dataset: PreparedDataset) -> list[int]:

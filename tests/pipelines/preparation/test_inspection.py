@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,3 +38,28 @@ def test_verify_reports_every_damaged_shard_and_sample(
         verify(open_dataset(directory))
     for part in ("SHA-256", "'train-00003'", "'val-00001'"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"counts": {"train": 11}}, "val: 3 samples, but the manifest says 0"),
+        ({"counts": {"train": 11, "val": 4}}, "val: 3 samples, but the manifest says 4"),
+        ({"counts": {"train": 11, "val": 3, "test": 2}}, "test: 0 samples, but .* says 2"),
+        ({"class_pixels": [5]}, r"road: \d+ pixels in the index, but the manifest says 5"),
+        ({"ignored_pixels": -1}, r"ignored: \d+ pixels in the index, but the manifest says -1"),
+    ],
+)
+def test_verify_reports_counts_that_are_not_those_of_the_index(
+    streets: PreparedDataset, tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    directory = Path(shutil.copytree(streets.location.path, tmp_path / "copy"))
+    manifest = directory / "manifest.json"
+    content = json.loads(manifest.read_text())
+    for key, value in changes.items():
+        if isinstance(value, list):
+            value = value + content[key][len(value) :]
+        content[key] = value
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=f"1 problem; delete {directory} and .*\n  {problem}"):
+        verify(open_dataset(directory))
