@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -161,6 +162,10 @@ def metric_name(name: str) -> str:
     return re.sub(r"[^\w./-]+", "-", name)
 
 
+# MLflow takes 250 characters, of which `eval/PROTOCOL/METRIC/` needs up to about 70.
+_LONGEST_NAME = 180
+
+
 def name_problem(names: Sequence[str]) -> str | None:
     """Return why scores by class could not be recorded under these class names, or None."""
     recorded: dict[str, str] = {}
@@ -170,6 +175,17 @@ def name_problem(names: Sequence[str]) -> str | None:
             return f"the name {name!r} has a line break or a control character; rename the class"
         if not any(character.isalnum() for character in key):
             return f"the name {name!r} has no letter or digit; rename the class"
+        if len(key) > _LONGEST_NAME:
+            return (
+                f"the name {name[:20]!r}... has {len(name)} characters, more than the "
+                f"{_LONGEST_NAME} with which scores can be recorded; shorten it"
+            )
+        # As a part of a path, which MLflow demands in its normal form.
+        if posixpath.normpath(f"iou/{key}") != f"iou/{key}":
+            return (
+                f"the name {name!r} cannot be recorded, because a part between slashes is empty, "
+                "'.' or '..'; rename the class"
+            )
         if key in recorded:
             return (
                 f"{recorded[key]!r} and {name!r} would both be recorded as {key!r}, because a "

@@ -1,6 +1,8 @@
 """The precision follows the devices that a trial may get; weights count by content; transforms are
 applied."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import safetensors.torch
 from models.backbones import build_backbone
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
+from pipelines.data.dataset import open_dataset
 from pipelines.data.manifest import DatasetError
 from pipelines.data.transforms import TransformError
 from pipelines.errors import UserError
@@ -139,3 +142,17 @@ def test_networks_take_the_channels_of_their_data(tmp_path: Path) -> None:
     path.write_text(FOUR_CHANNELS.replace("DATASET", str(tmp_path / "field")))
     trials = resolve_trials(load_study(path).trials, "cpu", tmp_path)
     assert [trial.variant for trial in trials] == ["dfnet", "convnext", "segformer"]
+
+
+def test_class_names_that_cannot_be_recorded_are_reported(
+    small_streets: Path, tmp_path: Path
+) -> None:
+    directory = Path(shutil.copytree(small_streets, tmp_path / "set"))
+    manifest = open_dataset(directory).manifest
+    first, *others = manifest.classes
+    classes = (replace(first, name="road/"), *others)
+    (directory / "manifest.json").write_text(replace(manifest, classes=classes).to_json())
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.replace("DATASET", str(directory)))
+    with pytest.raises(DatasetError, match="classes: the name 'road/' cannot be recorded"):
+        resolve_trials(load_study(path).trials, "cpu", tmp_path)
