@@ -27,6 +27,7 @@ from pipelines.data.image_io import (
 )
 from pipelines.data.manifest import (
     INDEX_NAME,
+    JOURNAL_NAME,
     MANIFEST_NAME,
     ClassInfo,
     DatasetError,
@@ -132,7 +133,7 @@ class Split:
                 else decode_indices(encoded_label)
             )
         except ImageError as error:
-            raise DatasetError(f"{sample}: {error}; prepare the data set again") from error
+            raise DatasetError(f"{sample}: {error}; {_remedy(self._location)}") from error
         expected = (height, width, self.image_format.channels), self.image_format.dtype
         if (image.shape, image.dtype) != expected or label.shape != (height, width):
             raise DatasetError(
@@ -159,7 +160,7 @@ class Split:
                 row = file.read_row_group(self._rows[index], list(IMAGE_COLUMNS), use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(
-                f"{self._describe(index)} cannot be read ({error}); prepare the data set again"
+                f"{self._describe(index)} cannot be read ({error}); {_remedy(self._location)}"
             ) from error
         label = row["label"][0].as_py()
         return row["image"][0].as_py()["bytes"], None if label is None else label["bytes"]
@@ -236,14 +237,14 @@ class PreparedDataset:
         if hashlib.sha256(data).hexdigest() != self.manifest.index_sha256:
             raise DatasetError(
                 f"{self.location.file(INDEX_NAME)}: damaged (its SHA-256 differs from the "
-                "manifest's); prepare the data set again"
+                f"manifest's); {_remedy(self.location)}"
             )
         # A thread of pyarrow that releases `data` while Python exits would abort the process.
         index = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
         if IMAGE_DIGEST not in index.column_names:
             raise DatasetError(
-                f"{self.location.file(INDEX_NAME)}: has no column {IMAGE_DIGEST!r}; delete the "
-                "data set and prepare it again"
+                f"{self.location.file(INDEX_NAME)}: has no column {IMAGE_DIGEST!r}; "
+                f"{_remedy(self.location)}"
             )
         return index.combine_chunks()
 
@@ -273,19 +274,24 @@ def open_dataset(uri: str | Path, fingerprint: str | None = None) -> PreparedDat
             f"{fingerprint[:12]} before); run the command again"
         )
     if INDEX_NAME not in sizes:
-        raise DatasetError(f"{location.file(INDEX_NAME)}: missing; prepare the data set again")
+        raise DatasetError(f"{location.file(INDEX_NAME)}: missing; {_remedy(location)}")
     for shard in manifest.shards:
         if shard.file not in sizes:
             raise DatasetError(
                 f"{location.file(shard.file)}: missing, although the manifest lists it; "
-                "prepare the data set again"
+                f"{_remedy(location)}"
             )
         if sizes[shard.file] != shard.bytes:
             raise DatasetError(
                 f"{location.file(shard.file)}: damaged ({sizes[shard.file]} bytes, expected "
-                f"{shard.bytes}); prepare the data set again"
+                f"{shard.bytes}); {_remedy(location)}"
             )
     return PreparedDataset(location, manifest)
+
+
+def _remedy(location: Location) -> str:
+    """Return what to do about a damaged data set, which `prepare` would not replace."""
+    return f"delete {location.uri} and prepare it again"
 
 
 def _no_dataset_message(location: Location, sizes: dict[str, int]) -> str:
@@ -296,10 +302,10 @@ def _no_dataset_message(location: Location, sizes: dict[str, int]) -> str:
             return f"{location.uri}: does not exist; did you mean {close}?"
         return f"{location.uri}: does not exist; {advice}"
     if any(name.endswith(".parquet") for name in sizes):
-        return (
-            f"{location.uri}: half-written (shards without {MANIFEST_NAME}); "
-            "run its `python -m pipelines.prepare` command again"
-        )
+        remedy = _remedy(location)
+        if JOURNAL_NAME in sizes:  # in an object store; elsewhere, a folder appears when complete
+            remedy = "run its `python -m pipelines.prepare` command again"
+        return f"{location.uri}: half-written (shards without {MANIFEST_NAME}); {remedy}"
     return f"{location.uri}: holds no prepared data set (no {MANIFEST_NAME}); {advice}"
 
 

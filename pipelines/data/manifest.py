@@ -20,6 +20,8 @@ VERSION = 2
 # Of data sets with images other than 8-bit RGB in ImageNet's normalization.
 FORMATTED_VERSION = 3
 MANIFEST_NAME = "manifest.json"
+# Of an unfinished preparation.
+JOURNAL_NAME = "journal.json"
 # Not `.parquet`: Hugging Face `datasets` would read it as rows of the data set.
 INDEX_NAME = "index.pq"
 
@@ -119,6 +121,7 @@ class Manifest:
             DatasetError: `text` is not a manifest, has another format version, or does not match
                 its fingerprint.
         """
+        remedy = f"delete {where.removesuffix(f'/{MANIFEST_NAME}')} and prepare it again"
         try:
             document: dict[str, Any] = json.loads(text)
             if document["format"] != FORMAT:
@@ -126,7 +129,7 @@ class Manifest:
             if document["version"] not in (VERSION, FORMATTED_VERSION):
                 raise DatasetError(
                     f"{where}: format version {document['version']} is not {VERSION} or "
-                    f"{FORMATTED_VERSION}, the supported versions; prepare the data set again"
+                    f"{FORMATTED_VERSION}, the supported versions; {remedy}"
                 )
             values = {field.name: document[field.name] for field in fields(cls)}
             values["classes"] = tuple(
@@ -145,14 +148,11 @@ class Manifest:
         except DatasetError:
             raise
         except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(
-                f"{where}: damaged manifest ({error!r}); prepare the data set again"
-            ) from error
+            raise DatasetError(f"{where}: damaged manifest ({error!r}); {remedy}") from error
         if manifest.fingerprint != recorded_fingerprint:
             raise DatasetError(
                 f"{where}: damaged manifest: its content has fingerprint "
-                f"{manifest.fingerprint[:12]}, but it records {recorded_fingerprint[:12]}; prepare "
-                "the data set again"
+                f"{manifest.fingerprint[:12]}, but it records {recorded_fingerprint[:12]}; {remedy}"
             )
         return manifest
 

@@ -22,7 +22,7 @@ from tempfile import gettempdir
 from filelock import FileLock
 
 from pipelines.data.facts import check_classes_occur
-from pipelines.data.manifest import MANIFEST_NAME, VERSION, DatasetError, Manifest
+from pipelines.data.manifest import JOURNAL_NAME, MANIFEST_NAME, VERSION, DatasetError, Manifest
 from pipelines.data.storage import Location, locate
 from pipelines.errors import UserError
 from pipelines.preparation.checking import TILE, CheckedSample, check
@@ -31,7 +31,7 @@ from pipelines.preparation.label_forms import mask_problem, palette_problem
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
 from pipelines.preparation.source_files import is_text, not_text
 from pipelines.preparation.survey import survey
-from pipelines.preparation.writing import JOURNAL_NAME, Writer, staging_location
+from pipelines.preparation.writing import Writer, staging_location
 from pipelines.wording import counted
 
 SHARD_BYTES = 128 << 20
@@ -232,8 +232,8 @@ def _existing(location: Location, recipe: str) -> Manifest | None:
             manifest = Manifest.from_json(location.read(MANIFEST_NAME).decode(), file)
         except (DatasetError, UnicodeDecodeError) as error:
             raise DatasetError(
-                f"{location.uri}: already holds a data set that cannot be read ({error}); delete "
-                "it first or choose another destination"
+                f"{location.uri}: already holds a data set that cannot be read ({error}, or choose "
+                "another destination)"
             ) from error
         if manifest.recipe == recipe:
             return manifest
@@ -246,6 +246,11 @@ def _existing(location: Location, recipe: str) -> Manifest | None:
     resumable = not location.is_local and JOURNAL_NAME in sizes
     taken = location.is_local and location.directory.exists() and any(location.directory.iterdir())
     if taken or (sizes and not resumable):
+        if any(name.endswith(".parquet") for name in sizes):
+            raise DatasetError(
+                f"{location.uri}: has shards but no {MANIFEST_NAME}; if it was a prepared data "
+                "set, delete it and prepare it again; otherwise choose another destination"
+            )
         raise DatasetError(
             f"{location.uri}: exists but is not a prepared data set; choose another destination"
         )

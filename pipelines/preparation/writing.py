@@ -12,7 +12,14 @@ from dataclasses import asdict, dataclass, fields
 import pyarrow as pa
 import yaml
 
-from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Shard, content_digest
+from pipelines.data.manifest import (
+    INDEX_NAME,
+    JOURNAL_NAME,
+    MANIFEST_NAME,
+    Manifest,
+    Shard,
+    content_digest,
+)
 from pipelines.data.shards import Sample, describe_shard, encode_index, encode_shard
 from pipelines.data.storage import Location
 from pipelines.preparation.channel_statistics import channel_statistics, image_format
@@ -22,7 +29,6 @@ from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Reader
 from pipelines.preparation.value_range import ValueRange, merged_range
 
-JOURNAL_NAME = "journal.json"
 CARD_NAME = "README.md"
 
 

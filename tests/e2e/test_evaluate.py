@@ -49,4 +49,4 @@ def test_evaluation_on_a_cluster_equals_local_evaluation(
     shard.write_bytes(content)
     printed = refused(finished_run, capsys, model, "--dataset", str(damaged), "--address", "local")
     assert f"{shard}: sample" in printed
-    assert "prepare the data set again" in printed
+    assert f"delete {damaged} and prepare it again" in printed

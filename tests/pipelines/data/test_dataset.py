@@ -138,10 +138,10 @@ def empty(directory: Path) -> None:
     [
         (remove_all, "does not exist"),
         (empty, "holds no prepared data set"),
-        (remove_manifest, "half-written"),
+        (remove_manifest, "half-written .*; delete .* and prepare it again"),
         (cut_manifest, "damaged manifest"),
         (change_manifest, "damaged manifest: its content has fingerprint"),
-        (use_old_manifest_version, "format version 1 is not 2.*prepare the data set again"),
+        (use_old_manifest_version, "format version 1 is not 2.*delete .* and prepare it again"),
         (remove_index, r"index\.pq: missing"),
         (remove_shard, r"\.parquet: missing"),
         (cut_shard, r"\.parquet: damaged \(\d+ bytes, expected \d+\)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,15 @@ def truncated_jpeg(source: CamVidSource) -> None:
     truncate(source.image())
 
 
+def padded_jpeg(source: CamVidSource) -> None:
+    """Replace the end of a JPEG by zeros, which decoders read as gray pixels."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(source.image(), format="JPEG", quality=95)
+    size = source.image().stat().st_size
+    for length in (size - 100, size):
+        os.truncate(source.image(), length)
+
+
 def mismatched_size(source: CamVidSource) -> None:
     Image.fromarray(np.zeros((12, 15), np.uint8)).save(source.label())
 
@@ -181,6 +191,7 @@ BAD: list[tuple[Callable[[CamVidSource], object], str]] = [
     (lambda source: truncate(source.image()), r"train000\.png: image damaged or truncated"),
     (lambda source: truncate(source.label()), r"annot/.*train000\.png: label damaged or truncated"),
     (truncated_jpeg, "image damaged or truncated"),
+    (padded_jpeg, r"image damaged or truncated \(no end-of-image marker\)"),
     (lambda source: cut_tail(source.image()), r"image damaged or truncated .broken PNG file"),
     (lambda source: cut_tail(source.label()), r"label damaged or truncated .broken PNG file"),
     (lambda source: flip_bit(source.image()), "image damaged or truncated"),
@@ -363,12 +374,31 @@ def test_preparing_again_is_a_no_op_unless_the_source_changed(
         prepare(CamVid(camvid.directory), out)
     text = (out / "manifest.json").read_text()
     (out / "manifest.json").write_text(text.replace('"version": 2', '"version": 1'))
-    with pytest.raises(DatasetError, match=r"format version 1 is not 2.*; delete it first or"):
+    with pytest.raises(DatasetError, match=r"format version 1 is not 2.*; delete .*/out and"):
         prepare(CamVid(camvid.directory), out)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("important")
     with pytest.raises(DatasetError, match="exists but is not a prepared data set"):
         prepare(CamVid(camvid.directory), tmp_path / "mine")
+
+
+@pytest.mark.parametrize("name", ["val-*.parquet", "index.pq", "manifest.json"])
+def test_advice_for_a_lost_file_leads_to_a_whole_data_set(
+    camvid: CamVidSource, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "out"
+    whole = prepare(CamVid(camvid.directory), out)
+    next(out.glob(name)).unlink()
+    with pytest.raises(DatasetError, match=f"delete {out} and prepare it again"):
+        open_dataset(out)
+    if name == "manifest.json":
+        with pytest.raises(
+            DatasetError, match=r"no manifest\.json; .* delete it and prepare it again"
+        ):
+            prepare(CamVid(camvid.directory), out)
+    shutil.rmtree(out)
+    assert prepare(CamVid(camvid.directory), out) == whole
+    verify(open_dataset(out))
 
 
 def test_concurrent_threads_prepare_once(tmp_path: Path) -> None:
