@@ -226,7 +226,13 @@ def _class_weights(
         raise ValueError(
             f"class_weights is {chosen!r}; known: median-frequency, log-frequency; or a list"
         )
-    weights = torch.tensor(chosen, dtype=torch.float64)
+    try:
+        weights = torch.tensor(chosen, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):  # a mapping, or text or lists among the numbers
+        raise ValueError(
+            f"class_weights must be a list of {classes} numbers, one for each class in their "
+            f"order, received {chosen!r}"
+        ) from None
     # Sums over a batch, and their reciprocals, must be finite in float32.
     usable = (weights == 0) | ((weights >= 1e-20) & (weights <= 1e20))
     if weights.shape != (classes,) or not usable.all() or not weights.any():

@@ -370,6 +370,18 @@ def test_module_of_a_library_ignores_a_share_without_labels(weight: Tensor | Non
         ),
         (LossTermConfig("focal", {"class_weights": [1, 1, 1, 1e-40]}), "from 1e-20 to 1e20"),
         (
+            LossTermConfig("cross-entropy", {"class_weights": ["1", "2", "3", "4"]}),
+            r"class_weights must be a list of 4 numbers, .* received \['1', '2', '3', '4'\]",
+        ),
+        (
+            LossTermConfig("cross-entropy", {"class_weights": {"road": 1, "car": 2}}),
+            r"class_weights must be a list of 4 numbers, .* received \{'road': 1, 'car': 2\}",
+        ),
+        (
+            LossTermConfig("cross-entropy", {"class_weights": [1, [2, 3], 1, 1]}),
+            r"class_weights must be a list of 4 numbers, .* received \[1, \[2, 3\], 1, 1\]",
+        ),
+        (
             LossTermConfig("focal", {"class_weights": "frequency"}),
             "class_weights is 'frequency'; known: median-frequency, log-frequency; or a list",
         ),
