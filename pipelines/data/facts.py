@@ -66,6 +66,15 @@ def shared_images(first: Split, second: Split) -> list[tuple[str, str]]:
     ]
 
 
+def repeated_images(split: Split) -> list[list[int]]:
+    """Return the indices of the images of a split that have the same pixels, for each such image
+    that occurs more than once."""
+    rows: dict[str, list[int]] = {}
+    for index, digest in enumerate(split.image_digests):
+        rows.setdefault(digest, []).append(index)
+    return [indices for indices in rows.values() if len(indices) > 1]
+
+
 def summary(dataset: PreparedDataset, splits: Sequence[str]) -> list[str]:
     """Return a line about each split: its images, classes and ignored pixels."""
     lines = []
@@ -88,7 +97,8 @@ def dataset_warnings(dataset: PreparedDataset) -> list[str]:
     """Return what a user must know about all splits of a data set, one sentence each."""
     names = [name for name, count in dataset.manifest.counts.items() if count]
     lines = _color_warnings(dataset.manifest)
-    lines += [line for name in names for line in _label_warnings(dataset, name)]
+    for name in names:
+        lines += [*_label_warnings(dataset, name), *_repetition_warnings(dataset, name)]
     for first, second in combinations(names, 2):
         lines += _shared_warnings(dataset, first, second)
     return lines
@@ -101,7 +111,7 @@ def training_warnings(dataset: PreparedDataset, train: str, scored: Sequence[str
     """
     lines = _label_warnings(dataset, train)
     for split in scored:
-        lines += _label_warnings(dataset, split)
+        lines += [*_label_warnings(dataset, split), *_repetition_warnings(dataset, split)]
         # Splits that overlap by name have a warning of their own.
         if not splits_overlap(train, split):
             lines += _shared_warnings(dataset, train, split)
@@ -246,7 +256,51 @@ def _label_warnings(dataset: PreparedDataset, name: str) -> list[str]:
             f"{name}: {len(facts.missing)} of {classes} classes {verb} in no label: "
             f"{_listed(facts.missing)}"
         )
+    split = dataset.split(name)
+    repeated = repeated_images(split)
+    if repeated:
+        lines += _contradiction_warnings(split, repeated)
     return lines
+
+
+def _contradiction_warnings(split: Split, repeated: list[list[int]]) -> list[str]:
+    """Return a sentence about images of the same pixels whose labels differ.
+
+    Labels are compared by the number of pixels and the centers of their classes.
+    """
+    centers = split.centroids
+    differing = []
+    for indices in repeated:
+        labels = {
+            (
+                tuple(split.class_pixels[index].tolist()),
+                centers[centers[:, 0] == index, 1:].tobytes(),
+            )
+            for index in indices
+            if split.class_pixels[index].any()
+        }
+        if len(labels) > 1:
+            differing.append(" = ".join(split.identifiers[index] for index in indices))
+    if not differing:
+        return []
+    return [
+        f"{split.name}: {counted(len(differing), 'image')} with the same pixels but different "
+        f"labels, of which at most one is right: {_listed(differing)}"
+    ]
+
+
+def _repetition_warnings(dataset: PreparedDataset, name: str) -> list[str]:
+    """Return a sentence about images that occur several times in a split with labels."""
+    split = dataset.split(name)
+    repeated = repeated_images(split)
+    if not repeated or not split.class_pixels.any():
+        return []
+    count = sum(map(len, repeated))
+    names = [" = ".join(split.identifiers[index] for index in indices) for indices in repeated]
+    return [
+        f"{name}: {count} of {len(split)} images have the same pixels as another one, so an "
+        f"interval over its images is too narrow: {_listed(names)}"
+    ]
 
 
 def _shared_warnings(dataset: PreparedDataset, first: str, second: str) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipelines.data.image_format import RGB, Pixels
 from pipelines.data.image_io import (
@@ -17,8 +18,10 @@ from pipelines.data.image_io import (
     encode_channels,
     encode_png,
     open_image,
+    to_rgb,
 )
 from pipelines.data.shards import Centroid, Sample, pixels_digest, sample_digest
+from pipelines.preparation.image_header import DEEP_MODES
 from pipelines.preparation.image_reading import ImageReading
 from pipelines.preparation.label_forms import LabelForms, check_one_reading, label_forms
 from pipelines.preparation.labels import IGNORE, check_lossless, class_indices
@@ -118,6 +121,12 @@ def _decode(
             other = "ignore" if reading.exif == "apply" else "apply"
             sizes += f" that has an EXIF orientation; `exif: {other}` would fit"
         return _invalid(record, f"{label_file}: {sizes}")
+    if label is not None and _same_pixels(pixels, label_image, stored):
+        return _invalid(
+            record,
+            f"{record.image}: image has the same pixels as its label, {label_file}; put the "
+            "photograph in its place",
+        )
     content = image_bytes if image.as_stored and image.format == "JPEG" else pixels
     classes = len(reader.classes)
     height, width = pixels.shape[:2]
@@ -137,6 +146,23 @@ def _decode(
         image_digest=pixels_digest(pixels),
     )
     return CheckedSample(sample, sums, squares, image.stored, forms)
+
+
+def _same_pixels(pixels: Pixels, label_image: Image.Image, stored: NDArray[np.uint16]) -> bool:
+    """Whether an image shows the values or the colors of its label, which has at least two.
+
+    pixels: (height, width, channels). stored: the label's values, of the same height and width.
+    """
+    if stored.min() == stored.max():  # such as a black image without data
+        return False
+    if (pixels == stored[..., None]).all():
+        return True
+    is_rgb = (pixels.shape[2], pixels.dtype) == (RGB.channels, RGB.dtype)
+    return (
+        is_rgb
+        and label_image.mode not in DEEP_MODES
+        and np.array_equal(to_rgb(label_image), pixels)
+    )
 
 
 def _encode(pixels: Pixels) -> bytes:

@@ -116,6 +116,27 @@ def test_an_image_is_recognized_under_another_name_and_format(tmp_path: Path) ->
     assert line.endswith(": b (a)")
 
 
+def test_repeated_images_and_their_labels_are_reported(tmp_path: Path) -> None:
+    # Names of the same letters have equal images. The last two labels have equal counts.
+    other, flipped = np.roll(ALL, 1), np.fliplr(ALL)
+    dataset = prepared(
+        tmp_path,
+        {
+            "train": {"ab": ALL, "ba": other, "abc": ALL, "acb": flipped, "d": ALL, "ef": ALL},
+            "val": {"abd": ALL, "adb": ALL, "dab": ALL, "e": ALL},
+            "test": {"abe": None, "aeb": None},
+        },
+    )
+    contradiction = "train: 2 images with the same pixels but different labels, of which at most "
+    contradiction += "one is right: ab = ba, abc = acb"
+    repeated = "val: 3 of 4 images have the same pixels as another one, so an interval over its "
+    repeated += "images is too narrow: abd = adb = dab"
+    assert training_warnings(dataset, "train", ["val", "test"]) == [contradiction, repeated]
+    lines = dataset_warnings(dataset)
+    assert [lines[0], lines[2]] == [contradiction, repeated]
+    assert lines[1].startswith("train: 4 of 6 images have the same pixels as another one")
+
+
 def test_index_without_digests_of_images_is_an_error(tmp_path: Path) -> None:
     prepared(tmp_path, {"train": {"a": ALL}})
     index, manifest = (tmp_path / "set" / name for name in (INDEX_NAME, MANIFEST_NAME))
@@ -123,7 +144,7 @@ def test_index_without_digests_of_images_is_an_error(tmp_path: Path) -> None:
     digest = hashlib.sha256(index.read_bytes()).hexdigest()
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"index_sha256": digest}))
     dataset = open_dataset(tmp_path / "set")
-    with pytest.raises(DatasetError, match=r"index\.pq: has no column 'image_digest'; delete the"):
+    with pytest.raises(DatasetError, match=r"index\.pq: has no column 'image_digest'; delete"):
         dataset.split("train")
 
 
