@@ -45,7 +45,16 @@ def prepare_dataset(options: argparse.Namespace) -> int:
     reader = READERS[options.command].from_arguments(options)
     with _progress(f"preparing {reader.name}") as progress:
         manifest = prepare(
-            reader, options.destination, options.workers, options.skip_invalid, progress=progress
+            reader,
+            options.destination,
+            options.workers,
+            options.skip_invalid,
+            progress=progress,
+            waiting=lambda: print(
+                f"{options.destination}: another process prepares it; waiting until it is done",
+                file=sys.stderr,
+                flush=True,
+            ),
         )
     dataset = open_dataset(options.destination)
     if options.verify:

@@ -19,7 +19,7 @@ from os import _exit
 from pathlib import Path
 from tempfile import gettempdir
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pipelines.data.facts import check_classes_occur
 from pipelines.data.manifest import JOURNAL_NAME, MANIFEST_NAME, VERSION, DatasetError, Manifest
@@ -51,6 +51,7 @@ def prepare(
     workers: int = 1,
     skip_invalid: bool = False,
     progress: Progress = lambda done, total: None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Write the data set that `reader` reads to `destination`, in the prepared format.
 
@@ -63,6 +64,7 @@ def prepare(
         workers: processes that decode and check samples; 1 uses this process.
         skip_invalid: skip and record invalid samples instead of failing.
         progress: called with the samples done and the total, after each sample.
+        waiting: called once if another process prepares `destination`, which is waited for.
 
     Raises:
         DatasetError: invalid samples (the message lists all), labels with a single class, no
@@ -81,7 +83,7 @@ def prepare(
     if location.is_local and reader.has_files:
         _check_outside(location.directory, listing)
     recipe = recipe_digest(reader, listing, skip_invalid)
-    with _storage_errors(location), _lock(location):
+    with _storage_errors(location), _lock(location, waiting):
         existing = _existing(location, recipe)
         if existing is not None:
             check_classes_occur(existing, location.uri)
@@ -271,14 +273,20 @@ def _storage_errors(location: Location) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(location: Location) -> Iterator[None]:
+def _lock(location: Location, waiting: Callable[[], None]) -> Iterator[None]:
     """Keep other processes on this machine from preparing the same destination."""
     path = _lock_file(location)
-    with FileLock(path):
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)  # a process that waits for it then creates its own
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # a process that waits for it then creates its own
+        lock.release()
 
 
 def _lock_file(location: Location) -> Path:

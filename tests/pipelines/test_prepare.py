@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from pipelines.data.dataset import PreparedDataset
+from pipelines.data.manifest import Manifest
 from pipelines.data.sampling import GlobalBatches
+from pipelines.preparation.prepare_dataset import prepare
 from pipelines.prepare import main
 from tests.support.camvid_source import CamVidSource
 
@@ -95,6 +100,31 @@ def test_source_that_is_not_utf8_is_reported(
         assert main(arguments) == 2
         assert r"/caf\xe9" in (printed := capsys.readouterr().err)
         assert "its name is not UTF-8; rename it" in printed
+
+
+def test_prepare_says_that_it_waits_for_another_process(
+    camvid: CamVidSource,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lock = FileLock(tmp_path / ".out.lock")
+    lock.acquire()
+
+    def contended(*args: Any, waiting: Callable[[], None], **options: Any) -> Manifest:
+        def finish() -> None:
+            waiting()
+            lock.release()
+
+        return prepare(*args, waiting=finish, **options)
+
+    monkeypatch.setattr("pipelines.run_preparation.prepare", contended)
+    out = tmp_path / "out"
+    arguments = ["camvid", "--source", str(camvid.directory), "--destination", str(out)]
+    assert main([*arguments, "--workers", "1"]) == 0
+    printed = capsys.readouterr().err
+    assert printed == f"{out}: another process prepares it; waiting until it is done\n"
+    assert not lock.is_locked
 
 
 def test_prepare_prints_progress_result_and_errors(

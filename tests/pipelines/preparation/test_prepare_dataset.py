@@ -421,7 +421,9 @@ def test_concurrent_processes_prepare_once(tmp_path: Path) -> None:
     ]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert outputs[0] == outputs[1]
+    assert outputs[0][0] == outputs[1][0]
+    waiting = f"{tmp_path / 's'}: another process prepares it; waiting until it is done\n"
+    assert {stderr for _, stderr in outputs} <= {"", waiting}
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
     verify(open_dataset(tmp_path / "s"))
 
