@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,8 @@ def open_image(data: bytes, checksums: bool = False) -> Image.Image:
         if maxval is not None:
             image.info["maxval"] = maxval
     except Image.UnidentifiedImageError:
+        if data[:4] in _TIFF and not _has_directory(data):
+            raise ImageError("damaged or truncated (its directory is missing)") from None
         if data[:4] in _TIFF:
             raise ImageError(
                 "a TIFF whose number of bands or bits cannot be read here; save it with 1, 3 or 4 "
@@ -75,6 +78,15 @@ def open_image(data: bytes, checksums: bool = False) -> Image.Image:
     except Exception as error:  # Pillow raises all kinds of errors for damaged headers
         raise ImageError(f"damaged or truncated ({error})") from None
     return image
+
+
+def _has_directory(data: bytes) -> bool:
+    """Whether the first directory of a TIFF, the list of its tags, is within the data."""
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    start, size, count, entry = (8, 8, 8, 20) if b"+" in data[2:4] else (4, 4, 2, 12)
+    offset = int.from_bytes(data[start : start + size], order)
+    entries = int.from_bytes(data[offset : offset + count], order)
+    return len(data) >= offset + count + entries * entry > offset + count
 
 
 def check_jpeg_end(data: bytes) -> None:

@@ -8,7 +8,7 @@ error; this module recognizes them by their format and by how values and colors 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ CONVERT = "a `folder` data set with `label_colors: true` reads the colors"
 
 # Formats in which a decoded value can differ from the value that was stored.
 LOSSY = frozenset(("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF"))
-LOSSLESS_WEBP = b"VP8L"  # the chunk at byte 12 of a lossless WebP file
+LOSSLESS_WEBP = b"VP8L"  # the chunk with the pixels of a lossless WebP file
 
 
 def check_lossless(image: Image.Image, data: bytes) -> None:
@@ -35,13 +35,22 @@ def check_lossless(image: Image.Image, data: bytes) -> None:
         ImageError: the format is lossy, so that pixels near edges have values of other classes.
     """
     compression = str(image.info.get("compression", "")) if image.format == "TIFF" else ""
-    lossy_webp = image.format == "WEBP" and data[12:16] != LOSSLESS_WEBP
+    lossy_webp = image.format == "WEBP" and LOSSLESS_WEBP not in _webp_chunks(data)
     if image.format in LOSSY or lossy_webp or "jpeg" in compression or compression == "webp":
         name = f"{image.format} with {compression} compression" if compression else image.format
         raise ImageError(
             f"is a {name} file, a lossy format that changes values near edges; export the labels "
             "again as PNG (a converted copy keeps the changed values)"
         )
+
+
+def _webp_chunks(data: bytes) -> Iterator[bytes]:
+    """Yield the names of a WebP file's chunks, of which a color profile may be the first."""
+    position = 12
+    while name := data[position : position + 4]:
+        yield name
+        size = int.from_bytes(data[position + 4 : position + 8], "little")
+        position += 8 + size + size % 2
 
 
 def stored_values(
@@ -82,9 +91,16 @@ def class_indices(
         unknown, pixels = np.unique(stored[mapped < 0], return_counts=True)
         listed = ", ".join(str(value) for value in unknown[:8].tolist())
         more = ", ..." if len(unknown) > 8 else ""
+        guess = _guess(set(np.unique(stored).tolist()), classes)
+        if len(unknown) > 2 and _smoothed(stored, mapped < 0):
+            guess = (
+                ". They are at edges only, between the values there: edges were smoothed or the "
+                "label was resized with interpolation; export the label without anti-aliasing, and "
+                "resize with nearest neighbor"
+            )
         raise ImageError(
             f"has unknown values {listed}{more} in {pixels.sum()} pixels; "
-            f"known are {_ranges(sorted(values))}{_guess(set(np.unique(stored).tolist()), classes)}"
+            f"known are {_ranges(sorted(values))}{guess}"
         )
     return mapped.astype(np.uint8)
 
@@ -237,6 +253,23 @@ def _guess(values: set[int], classes: Sequence[ClassInfo]) -> str:
     if values == {0, IGNORE}:
         return ". It is black and white: if it is a mask, map both values" + mask_advice(classes)
     return "; a `folder` data set maps other values with `values` and `ignore`"
+
+
+def _smoothed(stored: NDArray[np.uint16], unknown: NDArray[np.bool_]) -> bool:
+    """Whether all unknown values of a label lie between the known ones at edges: no such pixel is
+    surrounded by its own value, as pixels within a region of a class are."""
+    known = stored[~unknown]
+    if not known.size or not ((stored >= known.min()) & (stored <= known.max()))[unknown].all():
+        return False
+    alone = np.zeros(stored.shape, bool)
+    for axis in (0, 1):
+        for step in (1, -1):
+            neighbor = np.roll(stored, step, axis)
+            differs = neighbor != stored
+            # The first or last row or column has no neighbor on this side.
+            differs[(slice(None),) * axis + (0 if step == 1 else -1,)] = False
+            alone |= differs
+    return bool(alone[unknown].all())
 
 
 def mask_advice(classes: Sequence[ClassInfo]) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ def _opened(file: Path | IO[bytes]) -> Iterator[TiffFile]:
     """Open a TIFF, and turn the errors of tifffile into ImageError."""
     from tifffile import TiffFile  # tifffile: needed by few files
 
+    # What it logs about a damaged file would stand on the terminal among the messages.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
         with TiffFile(file) as tiff:
             yield tiff

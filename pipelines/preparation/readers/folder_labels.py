@@ -67,6 +67,11 @@ def check_label_values(path: Path, content: Mapping[str, Any]) -> None:
             "if the values are class indices"
         )
     for value, name in (values or {}).items():
+        if isinstance(value, str) and value.strip().isdecimal():
+            raise DatasetError(
+                f"{path}: values has the key {value!r} as text in quotes, but stored values are "
+                f"numbers; write it without quotes, `{value.strip()}: {name}`"
+            )
         if name not in list(classes) or not _is_stored_value(value):  # a list has no hash
             raise DatasetError(
                 f"{path}: values.{value} must map a stored value to one of {list(classes)}, "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms, ImageFilter
 
 from pipelines.data.image_io import ImageError, open_image, to_indices
 from pipelines.preparation.labels import (
@@ -126,6 +128,42 @@ def test_error_names_the_kind_of_label(image: Image.Image, message: str | None) 
         return
     with pytest.raises(ImageError, match=message):
         read(image)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda mask: mask.filter(ImageFilter.GaussianBlur(1)),
+        lambda mask: mask.resize((50, 37), Image.Resampling.BILINEAR),
+        lambda mask: mask.resize((90, 70), Image.Resampling.BICUBIC),
+    ],
+)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_smoothed_edges_are_recognized(
+    change: Callable[[Image.Image], Image.Image], classes: int
+) -> None:
+    mask = np.zeros((60, 80), np.uint8)
+    mask[10:30, 20:50], mask[35:55, 40:70] = 255, [200, 255][classes == 2]
+    values = {0: 0, 200: 2, 255: 1} if classes == 3 else {0: 0, 255: 1}
+    smoothed = np.asarray(change(Image.fromarray(mask)))
+    with pytest.raises(ImageError, match="edges were smoothed or the label was resized"):
+        class_indices(smoothed.astype(np.uint16), values, CLASSES)
+
+
+def test_unknown_classes_are_not_smoothed_edges() -> None:
+    blocks = np.repeat(np.repeat(np.arange(12, dtype=np.uint16).reshape(3, 4), 4, 0), 4, 1)
+    with pytest.raises(ImageError, match="maps other values with `values` and `ignore`"):
+        class_indices(blocks, {0: 0, 1: 1, 11: 255}, CLASSES)
+
+
+@pytest.mark.parametrize(("lossless", "profile"), [(True, True), (True, False), (False, True)])
+def test_lossless_webp_is_recognized_behind_a_profile(lossless: bool, profile: bool) -> None:
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() if profile else b""
+    buffer = io.BytesIO()
+    in_colors().save(buffer, "WEBP", lossless=lossless, exact=True, icc_profile=icc)
+    image = open_image(buffer.getvalue())
+    with nullcontext() if lossless else pytest.raises(ImageError, match="is a WEBP file, a lossy"):
+        check_lossless(image, buffer.getvalue())
 
 
 def test_error_says_how_to_read_a_mask() -> None:

@@ -380,6 +380,11 @@ def test_folder_reports_two_images_with_the_same_name(tmp_path: Path) -> None:
         (("name: orchard", "name: a\nname: b"), "the key 'name' occurs twice"),
         (("  tree: [", "  ground: ["), "the key 'ground' occurs twice"),
         (("  tree: [40, 120, 40]\n", ""), "classes has only 'ground'.*`background`"),
+        (
+            ("name: orchard", 'values: {"0": ground, 1: tree}'),
+            "values has the key '0' as text in quotes, .* without quotes, `0: ground`",
+        ),
+        (("  tree:", "  './tree':"), r"classes: the name '\./tree' cannot be recorded"),
         (("  tree:", "  '?':"), r"classes: the name '\?' has no letter or digit"),
         (("tree:", "plus+: [1, 2, 3]\n  plus-:"), r"'plus\+' and 'plus-' would both be recorded"),
         (("[40, 120, 40]", "[[40, 120, 40], [1, 2, 3]]"), "classes.tree has 2 colors, which needs"),

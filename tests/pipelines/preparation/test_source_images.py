@@ -11,6 +11,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from tifffile import imwrite
 
 from pipelines.data.image_io import ImageError, open_image, to_indices
 from pipelines.preparation.image_header import read_orientation
@@ -236,5 +237,20 @@ def test_huge_and_unknown_tiffs_are_explained() -> None:
     data += png_chunk(b"IDAT", b"")
     with pytest.raises(ImageError, match="more than 1073 million pixels; cut it into tiles"):
         open_image(data)
+    buffer = io.BytesIO()
+    imwrite(buffer, np.zeros((4, 6, 5), np.uint16), photometric="rgb", planarconfig="contig")
     with pytest.raises(ImageError, match="a TIFF whose number of bands or bits"):
+        open_image(buffer.getvalue())
+    with pytest.raises(ImageError, match=r"damaged or truncated .its directory is missing"):
         open_image(b"II*\0" + bytes(20))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_truncated_tiffs_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    """tifffile logs what it finds, which would stand on the terminal among the messages."""
+    buffer = io.BytesIO()
+    Image.fromarray(RGB).save(buffer, "TIFF", compression="tiff_lzw")
+    data = buffer.getvalue()
+    with pytest.raises(ImageError, match="damaged or truncated"):
+        read_pixels(data[: len(data) // 2], ImageReading(file=""))
+    assert caplog.records == []
