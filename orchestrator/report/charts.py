@@ -24,6 +24,7 @@ Series = Sequence[tuple[float, float]]
 PALETTE = ("#0072b2", "#b87f00", "#009e73", "#d55e00", "#bf6b99", "#2e94cc", "#7d7d7d", "#8f8600")
 GAIN, LOSS, NEUTRAL = "#1a7fc0", "#d55e00", "#7d7d7d"
 INK = "#010203"  # replaced by the page's text color in SVG
+PAPER = "#fffefd"  # replaced by the page's background in SVG, or by white outside a page
 WIDTH = 4.6  # inches; small enough for labels to remain readable on a phone
 
 _SETTINGS: dict[Any, Any] = {
@@ -58,7 +59,7 @@ def add_grid(axes: Axes, axis: Any = "both") -> None:
 
 
 def as_svg(figure: Figure, title: str) -> str:
-    """Return the figure as SVG for a page, with its text as text and in the page's color."""
+    """Return the figure as SVG for a page, with its text as text and in the page's colors."""
     _remove_background(figure)
     buffer = io.StringIO()
     with style():
@@ -66,6 +67,7 @@ def as_svg(figure: Figure, title: str) -> str:
         canvas.print_svg(buffer, metadata={"Date": None, "Creator": None, "Title": title})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
+    text = text.replace(PAPER, "var(--paper, #fff)")
     return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
 
 

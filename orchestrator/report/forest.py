@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import blended_transform_factory
 
-from orchestrator.report.charts import GAIN, INK, LOSS, NEUTRAL, WIDTH, add_grid, style
+from orchestrator.report.charts import GAIN, INK, LOSS, NEUTRAL, PAPER, WIDTH, add_grid, style
 
 Limits = tuple[float, float]
 
@@ -64,7 +64,7 @@ def draw_forest(lines: Sequence[ForestLine], limits: Limits, axis: str, title: s
                     va="bottom",
                     fontsize=8.5,
                     # Hides the grid behind the text, but no line of data.
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+                    bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.8},
                     zorder=1,
                 )
         axes.set_ylim(-len(lines) + 0.55, 0.75)

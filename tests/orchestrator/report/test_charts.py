@@ -151,6 +151,11 @@ def test_forest_plot_as_svg_and_pdf() -> None:
     assert GAIN in svg
     assert "#010203" not in svg
     assert "currentColor" in svg
+    # Boxes behind the text have the page's background, white where there is no page.
+    fills = re.findall(r"fill: ([^;\"]+)", svg)
+    assert "var(--paper, #fff)" in fills
+    assert not {"#ffffff", "white"} & set(fills)
+    assert "#fffefd" not in svg
     assert as_pdf(figure).startswith(b"%PDF")
     assert as_pdf(figure) == as_pdf(draw_forest(LINES, limits, "points", "resnet18"))
 
