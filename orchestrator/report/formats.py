@@ -10,33 +10,14 @@ from rich.table import Table as RichTable
 
 from orchestrator.report.cells import EMPTY
 from orchestrator.report.columns import PAPER_RANK, Column
+from orchestrator.report.latex_text import latex_text, unknown_characters
 from orchestrator.report.table import Table
 
-# Markdown's special characters, and brackets that begin a link.
-_MARKDOWN = re.compile(r"([\\`*_<>|~]|\[(?=[^\]]*\]\())")
+# Markdown's special characters, also that of math on GitHub, and brackets that begin a link.
+_MARKDOWN = re.compile(r"([\\`*_<>|~$]|\[(?=[^\]]*\]\())")
 
 # Minimum width of a column of labels, in terminal cells; longer labels are folded.
 _LABEL_WIDTH = 12
-
-_SIGNED = re.compile(r"(?<![\w.])([+-]\d[\d.]*)")
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\u00a0": "~",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "[": "{[}",  # after a line break, a bracket would be its argument
-    "<": "$<$",
-    ">": "$>$",
-    "±": r"$\pm$",
-    "†": r"$^\dagger$",
-    "‡": r"$^\ddagger$",
-    "*": r"$^*$",
-    "|": r"$|$",  # in text, some fonts have a dash there
-    "λ": r"$\lambda$",
-    "Δ": r"$\Delta$",
-}
 
 
 def as_rich(table: Table, fitting: Table, title: str) -> RichTable:
@@ -100,6 +81,7 @@ def as_latex(table: Table, caption: str, label: str, notes: Sequence[str]) -> st
     lines = [
         r"% Needs \usepackage{booktabs,graphicx}",
         *_latex_comment(left_out),
+        *_latex_warning("".join((caption, *notes, *_texts(table)))),
         r"\begin{table}",
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{latex_text(caption)}}}",
@@ -124,6 +106,21 @@ def _latex_comment(left_out: Sequence[str]) -> list[str]:
     """Return the comment that names the columns that are not in the table; none if all are."""
     names = " ".join(", ".join(left_out).split())
     return [f"% Columns left out here (table.csv has them): {names}"] if names else []
+
+
+def _texts(table: Table) -> list[str]:
+    """Return all texts of a table."""
+    names = (text for column in table.columns for text in (column.full_name, *column.values))
+    return [*names, *table.sections.values()]
+
+
+def _latex_warning(text: str) -> list[str]:
+    """Return the comment that names the characters of a text at which pdfLaTeX stops; none if there
+    are none."""
+    unknown = unknown_characters(text)
+    if not unknown:
+        return []
+    return [f"% pdfLaTeX stops at {' '.join(unknown)}; use LuaLaTeX with a font that has them"]
 
 
 def for_paper(table: Table) -> Table:
@@ -163,12 +160,6 @@ def _latex_groups(table: Table) -> list[str]:
             rules += rf"\cmidrule(lr){{{first}-{first + span - 1}}}"
         first += span
     return [" & ".join(cells) + r" \\", rules] if cells else []
-
-
-def latex_text(text: str) -> str:
-    """Escape plain text for LaTeX; signed numbers become math, so that a minus is not a hyphen."""
-    escaped = "".join(_LATEX.get(character, character) for character in text)
-    return _SIGNED.sub(r"$\1$", escaped)
 
 
 def fitted(table: Table, width: int) -> Table:

@@ -1,10 +1,12 @@
 """The formats of the report's tables."""
 
+from dataclasses import replace
+
 import pytest
 
 from orchestrator.report.cells import p_text
 from orchestrator.report.columns import Column
-from orchestrator.report.formats import as_rich, fitted, latex_text
+from orchestrator.report.formats import as_latex, as_rich, fitted, markdown_text
 from orchestrator.report.table import Table
 
 
@@ -16,8 +18,17 @@ def test_columns_that_do_not_fit_are_in_a_file_that_has_all() -> None:
     assert rich.caption == "columns that do not fit: p, interaction (all are in table.md)"
 
 
-def test_latex_has_bars_and_deltas_as_math() -> None:
-    assert latex_text("Δ a|b") == r"$\Delta$ a$|$b"
+def test_dollars_are_not_math_in_markdown() -> None:
+    assert markdown_text("$x^2$ for $5") == r"\$x^2\$ for \$5"
+
+
+def test_latex_names_the_characters_that_it_lacks() -> None:
+    labels = ("ours \N{GREEK SMALL LETTER ALPHA} \u65e5", "caf\u00e9")
+    table = Table((Column("variant", labels, False, key="variant"),))
+    text = as_latex(table, "caption", "tab:x", ["note \u672c"])
+    assert "% pdfLaTeX stops at \u672c \u65e5; use LuaLaTeX" in text
+    known = replace(table, columns=(replace(table.columns[0], values=("ours", "caf\u00e9")),))
+    assert "pdfLaTeX" not in as_latex(known, "caption", "tab:x", [])
 
 
 @pytest.mark.parametrize(

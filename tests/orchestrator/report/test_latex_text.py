@@ -1,0 +1,36 @@
+"""Text as LaTeX, compiled by pdfLaTeX where there is one."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from orchestrator.report.latex_text import latex_text, unknown_characters
+
+# Letters and signs that labels of methods and settings have.
+USUAL = (
+    "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΥΦΨΩ≤≥≠≈∞√₂²∈→←±°·"
+    "\N{MINUS SIGN}\N{MULTIPLICATION SIGN}\N{PRIME}\N{OHM SIGN}\N{MICRO SIGN}éüßŁ–—…"  # noqa: RUF001
+)
+
+
+def test_bars_and_deltas_are_math() -> None:
+    assert latex_text("Δ a|b") == r"$\Delta$ a$|$b"
+
+
+def test_usual_characters_are_known() -> None:
+    assert unknown_characters(USUAL) == []
+    assert latex_text("λ=2, α\N{MINUS SIGN}1, x₂") == r"$\lambda$=2, $\alpha$$-$1, x$_{2}$"  # noqa: RUF001
+    assert unknown_characters("é 日本日") == ["日", "本"]
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX on this machine")
+def test_usual_characters_compile(tmp_path: Path) -> None:
+    text = latex_text(" ".join(USUAL))
+    (tmp_path / "paper.tex").write_text(
+        f"\\documentclass{{article}}\\begin{{document}}\n{text}\n\\end{{document}}\n"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout[-2000:]
