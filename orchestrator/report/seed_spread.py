@@ -30,7 +30,8 @@ from orchestrator.study.repetition import Repetition, fold_of
 # Degrees of freedom, at most, of the pooled variance as a prior of the variance of the row that
 # others are compared to.
 PRIOR = 4.0
-# Rows whose spread is above that of the others at this p value are not pooled.
+# Differences of rows whose spread is above that of the others at this p value have their own
+# variance; such a row still counts in the pooled one of the others.
 DIFFERS = 0.002
 
 # A score of each training of a row; of each fold, if the mean over seeds is taken.
