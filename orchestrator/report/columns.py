@@ -124,6 +124,11 @@ def own_published(row: Row) -> float | None:
     return None if row.published_elsewhere else row.published
 
 
+def own_published_difference(row: Row) -> float | None:
+    """Return the published difference of a row if it is of the row's own setting."""
+    return None if row.published_elsewhere else row.published_difference
+
+
 def setting_text(config: StudyConfig) -> str:
     """Return the setting of the published values, such as `cityscapes, resnet18`."""
     return ", ".join(map(axis_text, config.report.published_setting.values()))
@@ -168,7 +173,7 @@ def _kinds(config: StudyConfig, rows: Sequence[Row]) -> dict[str, _Kind]:
         ),
         "published_difference": _Kind(
             "published diff.",
-            lambda row: signed(None if row.published_elsewhere else row.published_difference, 1),
+            lambda row: signed(own_published_difference(row), 1),
             drop_rank=4,
         ),
         "published_elsewhere": _Kind(

@@ -17,7 +17,11 @@ from orchestrator.report.accuracy import Point, draw_accuracy
 from orchestrator.report.cells import INCOMPARABLE, p_text, row_difference, signed, unscored
 from orchestrator.report.charts import Series
 from orchestrator.report.classes import HeatMap, heat_map
-from orchestrator.report.columns import row_label, variants_compared_to
+from orchestrator.report.columns import (
+    own_published_difference,
+    row_label,
+    variants_compared_to,
+)
 from orchestrator.report.curves import Curve, draw_curves
 from orchestrator.report.forest import (
     ForestLine,
@@ -49,6 +53,11 @@ class ReportFigure:
     title: str
     figure: Figure
     caption: str
+
+    @property
+    def text(self) -> str:
+        """The text in place of the figure, such as for screen readers."""
+        return f"{self.caption}: {self.title}" if self.title else self.caption
 
     @property
     def name(self) -> str:
@@ -119,7 +128,7 @@ def _line(study: Study, row: Row, name_compared_to: bool) -> ForestLine:
         mean=difference.mean,
         interval=difference.interval,
         seeds=tuple(difference.by_seed.values()),
-        published=row.published_difference,
+        published=own_published_difference(row),
         significant=difference.significant,
         text=f"{text}, n = {len(difference.seeds)}",
     )

@@ -20,7 +20,8 @@ class ForestLine:
 
     mean: None if there is none; then only label and text are shown. interval: None if there is
     none. seeds: the difference of each seed. published: the published difference. significant:
-    whether it is clear of 0, and drawn in color. text: shown at the right.
+    whether it is clear of 0, and drawn in color, with a filled point and a thick bar. text: shown
+    at the right.
     """
 
     label: str
@@ -97,12 +98,12 @@ def _draw_line(axes: Axes, line: ForestLine, y: float, seeds_below: float) -> No
     color = NEUTRAL
     if line.significant:
         color = GAIN if line.mean > 0 else LOSS
+    # Not by color alone: prints may be gray, and some readers do not tell the colors apart.
     if line.interval is not None:
-        axes.plot(line.interval, (y, y), color=color, linewidth=2.4, solid_capstyle="butt")
-    filled = line.interval is not None
-    axes.plot(
-        line.mean, y, "o", color=color, markersize=6, markerfacecolor=color if filled else "none"
-    )
+        width = 2.6 if line.significant else 1.0
+        axes.plot(line.interval, (y, y), color=color, linewidth=width, solid_capstyle="butt")
+    face = color if line.significant else PAPER
+    axes.plot(line.mean, y, "o", color=color, markersize=6, markerfacecolor=face)
     if len(line.seeds) > 1:
         heights = [y - seeds_below] * len(line.seeds)
         axes.plot(

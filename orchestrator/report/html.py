@@ -15,7 +15,12 @@ from orchestrator.report.breakdown import image_list
 from orchestrator.report.cells import hours_text
 from orchestrator.report.charts import as_svg, row_color, sparkline
 from orchestrator.report.classes import HeatMap
-from orchestrator.report.columns import row_label, setting_text, variants_compared_to
+from orchestrator.report.columns import (
+    own_published_difference,
+    row_label,
+    setting_text,
+    variants_compared_to,
+)
 from orchestrator.report.figures import LOSS, MIOU, History, Kind, ReportFigure
 from orchestrator.report.notes import Notes
 from orchestrator.report.results import Result
@@ -56,7 +61,7 @@ def render_page(
 
     def charts(*kinds: Kind) -> list[Markup]:
         # Safe as Markup: matplotlib escapes the labels.
-        return [Markup(as_svg(f.figure, f.caption)) for f in figures if f.kind in kinds]
+        return [Markup(as_svg(f.figure, f.text)) for f in figures if f.kind in kinds]
 
     return _template().render(
         study=study.config,
@@ -73,7 +78,14 @@ def render_page(
         published_setting=setting_text(study.config),
         several_seeds=len(study.config.repetitions) > 1,
         repetitions=_repetitions(study),
-        any_published=any(row.published_difference is not None for row in rows),
+        any_published=any(own_published_difference(row) is not None for row in rows),
+        any_interval=any(row.difference and row.difference.interval for row in rows),
+        one_repetition=[
+            row
+            for row in rows
+            if row.difference is not None and row.difference.interval is None
+            if len(row.difference.seeds) == 1
+        ],
         any_differences=any(each.has_differences for each in maps.values()),
         heat_maps=[(titles[cell], each) for cell, each in maps.items()],
         image_lists=[

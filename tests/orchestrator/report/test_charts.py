@@ -18,6 +18,7 @@ from orchestrator.report.charts import (
     LOSS,
     NEUTRAL,
     PALETTE,
+    PAPER,
     as_pdf,
     as_svg,
     isotonic_regression,
@@ -185,6 +186,16 @@ def test_only_significant_differences_have_a_color() -> None:
     assert NEUTRAL in svg
     assert GAIN not in svg
     assert LOSS not in svg
+
+
+def test_significance_is_not_shown_by_color_alone() -> None:
+    (axes,) = draw_forest(LINES[:3], limits_of(LINES), "points").axes
+    bars = [line.get_linewidth() for line in axes.lines if line.get_linestyle() == "-"]
+    shown, not_shown = (width for width in bars if width != 0.7)  # that of the line at 0
+    assert shown > 2 * not_shown
+    points = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata()) < 2]
+    faces = [point.get_markerfacecolor() for point in points]
+    assert faces == [GAIN, PAPER, PAPER]
 
 
 def test_ticks_are_whole_epochs() -> None:
