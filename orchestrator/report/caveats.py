@@ -33,6 +33,7 @@ def caveats(study: Study, rows: Sequence[Row], planned: Sequence[Row] = ()) -> I
                 f"{INCOMPARABLE} {row_names(those, rows)} cannot be compared with "
                 f"{row_label(study.config, compared_to)} ({reason}); no difference is shown."
             )
+    yield from _without_difference(study, rows, planned)
     yield from _uncertain_runs(rows)
     yield from _equal_trainings(rows)
     yield from _different_scoring(study, rows)
@@ -77,6 +78,38 @@ def seed_caveats(study: Study, rows: Sequence[Row], planned: Sequence[Row] = ())
         warning = seeds_warning(seeds, difference, source, in_cell, family_size(planned))
         if warning:
             yield warning
+
+
+def _without_difference(study: Study, rows: Sequence[Row], planned: Sequence[Row]) -> Iterable[str]:
+    """Yield why rows with a score have no difference although they may be compared."""
+    if study.config.kind != "table":
+        return
+    by_place = {(row.variant, row.grid_cell): row for row in (*rows, *planned)}
+    scored = [row for row in rows if row.compared_to and row.miou]
+    unscored: dict[str, list[Row]] = {}
+    apart: dict[str, list[Row]] = {}
+    for row in scored:
+        other = by_place.get((row.compared_to, row.grid_cell))
+        if other is None or row.incomparable:
+            continue
+        if not other.miou:
+            unscored.setdefault(row.compared_to, []).append(row)
+        elif not row.miou.keys() & other.miou.keys():
+            apart.setdefault(row.compared_to, []).append(row)
+    for compared_to, those in unscored.items():
+        label = row_label(study.config, compared_to)
+        if len(those) == len(scored):
+            yield f"No differences: {label}, which rows are compared to, has no score."
+        else:
+            yield (
+                f"No difference for {row_names(those, rows)}: {label} has no score to compare with."
+            )
+    for compared_to, those in apart.items():
+        what = "seed" if study.config.fold_count is None else "seed and fold"
+        yield (
+            f"No difference for {row_names(those, rows)}: no {what} has a score in both the row "
+            f"and {row_label(study.config, compared_to)}."
+        )
 
 
 def _added_seeds(rows: Sequence[Row]) -> Iterable[str]:

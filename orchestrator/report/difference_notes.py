@@ -1,10 +1,10 @@
 """The footnotes on differences: how they, their intervals and their p values were computed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.report.bootstrap import REPLICATES, Sampling
 from orchestrator.report.caveats import row_names
-from orchestrator.report.columns import row_label
+from orchestrator.report.columns import own_published_difference, row_label
 from orchestrator.report.comparisons import OverallDifference
 from orchestrator.report.rows import Row
 from orchestrator.report.significance import Difference
@@ -18,8 +18,9 @@ _FEW_IMAGES = 50
 _VISIBLE = 0.005
 
 
-def difference_notes(study: Study, rows: Sequence[Row]) -> Iterable[str]:
-    """Yield the notes on the differences in a table; none if there are none."""
+def difference_notes(study: Study, rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:
+    """Yield the notes on the differences in a table, each followed by the keys of the columns it
+    is about; none if there are no differences."""
     compared = [(row, row.difference) for row in rows if row.difference is not None]
     if not compared:
         return
@@ -29,22 +30,37 @@ def difference_notes(study: Study, rows: Sequence[Row]) -> Iterable[str]:
         compared_to = row_label(study.config, next(iter(variants)))
     folds = study.config.fold_count
     over, same = ("seeds", "seed") if folds is None else ("seeds and folds", "seed, same fold")
+    of_rows = ("difference", "p", *(f"difference/{k}" for k in study.config.report.differences))
+    # The means over the grid have the same intervals and tests, but their own spread and size.
+    of_all = (*of_rows, "overall", "overall_p")
     yield (
         f"Difference: mean over {over} of row minus {compared_to}, in points, same {same} and same "
-        "images."
+        "images.",
+        *of_all,
     )
-    yield from _classes(rows)
+    for note in _classes(rows):
+        yield note, *of_rows
     if folds is None:
-        yield from _intervals(study, rows, compared)
+        intervals = _intervals(study, rows, compared)
     else:
         data = rows[0].results[0].trial.experiment.data
         scored = study.config.scored_split(study.config.report.protocol, data.validation_split)
         separate_images = parse_fold(scored or "") is not None
-        yield from _fold_intervals(folds, separate_images, rows, compared)
-    yield from _spread(rows, compared, "seed" if folds is None else "fold")
-    yield from _tests(compared)
-    yield from _gaps(study, rows)
-    yield from _published(rows)
+        intervals = _fold_intervals(study, folds, separate_images, rows, compared)
+    for note in intervals:
+        yield note, *of_all
+    for note in _spread(rows, compared, "seed" if folds is None else "fold"):
+        yield note, *of_rows
+    differences = [difference for _, difference in compared]
+    for note in _tests(differences):
+        yield note, *of_all
+    size = _smallest(differences)
+    if size:
+        yield f"Smallest difference this table can show: {size}.", *of_rows
+    for note in _gaps(study, rows):
+        yield note, *of_rows
+    for note in _published(rows):
+        yield note, "published", "published_difference"
 
 
 def _classes(rows: Sequence[Row]) -> Iterable[str]:
@@ -97,8 +113,23 @@ def _intervals(
         yield (
             f'One seed{which}: "images ±" is half of the 95 % range under other validation '
             f"images{how}. Training again with another seed can change the difference by more than "
-            "that, so this table cannot show that rows differ."
+            f"that, so {_shows_nothing(alone, compared)}."
         )
+    yield from _few_images(samples)
+
+
+def _shows_nothing(alone: Sequence[Row], compared: Sequence[tuple[Row, Difference]]) -> str:
+    """Return what differences of one seed or fold do not show. alone: their rows."""
+    if len(alone) == len(compared):
+        return "this table cannot show that rows differ"
+    if len(alone) == 1:
+        return "this difference does not show that the row differs"
+    return "these differences do not show that the rows differ"
+
+
+def _few_images(samples: Mapping[str, Sampling]) -> Iterable[str]:
+    """Yield what few images or groups of images limit. samples: how they were drawn, by data
+    set."""
     for dataset, sampling in samples.items():
         where = f"{dataset}: " if len(samples) > 1 else ""
         if sampling.unit == "within groups":
@@ -155,6 +186,7 @@ def _sampling_text(sampling: Sampling) -> str:
 
 
 def _fold_intervals(
+    study: Study,
     folds: int,
     separate_images: bool,
     rows: Sequence[Row],
@@ -184,9 +216,11 @@ def _fold_intervals(
         which = "" if len(alone) == len(compared) else f" ({row_names(alone, rows)})"
         yield (
             f'One fold{which}: "images ±" is half of the 95 % range under other images of the '
-            "fold. Training on other images can change the difference by more than that, so this "
-            "table cannot show that rows differ."
+            "fold. Training on other images can change the difference by more than that, so "
+            f"{_shows_nothing(alone, compared)}."
         )
+    resampled = [*alone, *([] if separate_images else both)]
+    yield from _few_images(_samples(study, resampled))
 
 
 def _spread(
@@ -219,9 +253,9 @@ def _spread(
             )
 
 
-def _tests(compared: Sequence[tuple[Row, Difference]]) -> Iterable[str]:
-    """Yield how p values were computed, and what they can show."""
-    tested = [difference for _, difference in compared if difference.p is not None]
+def _tests(differences: Sequence[Difference]) -> Iterable[str]:
+    """Yield how p values were computed."""
+    tested = [difference for difference in differences if difference.p is not None]
     if not tested:
         return
     count = tested[0].comparisons
@@ -232,24 +266,35 @@ def _tests(compared: Sequence[tuple[Row, Difference]]) -> Iterable[str]:
             "so an interval can exclude 0 while p is above 0.05"
         )
     yield f"p is two-sided{adjusted}."
-    sizes = [difference.detectable for difference in tested if difference.detectable is not None]
-    if sizes:
-        low, high = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
-        size = low if low == high else f"{low} to {high}"
-        yield (
-            f"Smallest difference this table can show: {size} points (detected in 80 % of studies, "
-            f"given the spread measured here{' and the adjustment' if count > 1 else ''})."
-        )
 
 
-def overall_notes(overall: Sequence[OverallDifference]) -> Iterable[str]:
-    """Yield the notes on the table of differences over all cells of the grid."""
+def _smallest(differences: Sequence[Difference]) -> str:
+    """Return the smallest of such differences that tests detect; empty if none is tested."""
+    tested = [each for each in differences if each.p is not None]
+    sizes = [each.detectable for each in tested if each.detectable is not None]
+    if not sizes:
+        return ""
+    low, high = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
+    size = low if low == high else f"{low} to {high}"
+    adjustment = " and the adjustment" if tested[0].comparisons > 1 else ""
+    return (
+        f"{size} points (detected in 80 % of studies, given the spread measured here{adjustment})"
+    )
+
+
+def overall_notes(overall: Sequence[OverallDifference]) -> Iterable[tuple[str, ...]]:
+    """Yield the notes on the table of differences over all cells of the grid, each followed by the
+    keys of the columns it is about."""
     if overall:
         yield (
             "Mean difference: over all columns, each with equal weight; the comparisons include "
             "it. p, interaction: whether the difference is the same in all columns (F test, "
-            "adjusted for these rows); below 0.05, the mean hides that columns differ."
+            "adjusted for these rows); below 0.05, the mean hides that columns differ.",
+            "interaction",
         )
+    size = _smallest([each.difference for each in overall])
+    if size:
+        yield f"Smallest mean difference over all columns that can be shown: {size}.", "overall"
 
 
 def _gaps(study: Study, rows: Sequence[Row]) -> Iterable[str]:
@@ -300,7 +345,7 @@ def _published(rows: Sequence[Row]) -> Iterable[str]:
     inside: list[Row] = []
     outside: list[Row] = []
     for row in rows:
-        published = None if row.published_elsewhere else row.published_difference
+        published = own_published_difference(row)
         interval = row.difference.interval if row.difference else None
         if published is not None and interval is not None:
             (inside if interval[0] <= published <= interval[1] else outside).append(row)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.report.caveats import caveats
+from orchestrator.report.caveats import caveats, row_names
 from orchestrator.report.columns import setting_text
 from orchestrator.report.comparisons import OverallDifference
 from orchestrator.report.difference_notes import difference_notes, overall_notes
@@ -137,6 +137,10 @@ def _footnotes(
     yield from _sampling(study)
     yield from _tuning(study)
     planned = len(study.config.repetitions)
+    # The table of means over the grid has no ±; that of the best samples has a column of its own.
+    deviations = ("miou", "best", "entered", *(study.config.report.columns or ()))
+    if study.config.sampling is not None:
+        deviations = ()
     if study.config.fold_count is not None:
         seeds = len(study.config.seeds)
         plural = "s" if seeds > 1 else ""
@@ -144,17 +148,19 @@ def _footnotes(
             f"Cross-validation: mIoU is the mean over n trainings, one for each fold of each seed "
             f"({study.config.fold_count} folds x {seeds} seed{plural} planned); ± is one standard "
             "deviation over them. Folds differ in their images, so it is no error of the mean.",
+            *deviations,
         )
     elif planned > 1:
-        yield (f"± is one standard deviation over the n seeds that finished ({planned} planned).",)
-    differences = [f"difference/{key}" for key in study.config.report.differences]
-    for note in difference_notes(study, rows):
-        yield note, "difference", "p", *differences
+        yield (
+            f"± is one standard deviation over the n seeds that finished ({planned} planned).",
+            *deviations,
+        )
+    yield from difference_notes(study, rows)
     yield from _other_metrics(study, rows)
-    for note in overall_notes(overall):
-        yield note, "interaction"
-    if any(row.difference and row.difference.significant for row in rows):
-        yield "Differences in bold: p, adjusted, is below 0.05.", "difference"
+    yield from overall_notes(overall)
+    differences = [row.difference for row in rows] + [each.difference for each in overall]
+    if any(each and each.significant for each in differences):
+        yield "Differences in bold: p, adjusted, is below 0.05.", "difference", "overall"
     if any(row.entered for row in rows):
         sources = {
             result.trial.entered.source
@@ -265,9 +271,12 @@ def _sources(
     sources |= {each.source for each in published_rows if each.source}
     if not sources:
         return
+    published = [row for row in rows if row.published is not None] or rows
+    those = [row for row in published if row.published_elsewhere]
     elsewhere = ""
-    if any(row.published_elsewhere for row in rows):
-        elsewhere = f" (for {setting_text(study.config)}, another setting than here)"
+    if those:
+        here = "here" if len(those) == len(published) else f"that of {row_names(those, rows)}"
+        elsewhere = f" (for {setting_text(study.config)}, another setting than {here})"
     yield f"Published values: {'; '.join(sorted(sources))}{elsewhere}."
 
 

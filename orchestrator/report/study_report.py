@@ -30,8 +30,16 @@ from orchestrator.report.records import Value, as_csv, table_records
 from orchestrator.report.results import Result, Results
 from orchestrator.report.rows import Row, build_rows
 from orchestrator.report.search import best_rows, best_table, search_result
-from orchestrator.report.table import GridCell, Table, grid_table, main_table, overall_table
+from orchestrator.report.table import (
+    GridCell,
+    Table,
+    grid_table,
+    main_table,
+    overall_table,
+    published_in_grid,
+)
 from orchestrator.study.model_cost import ModelCost
+from orchestrator.study.published import PublishedRow
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.search_result import FILE
 from orchestrator.study.study import Study
@@ -88,8 +96,11 @@ class Report:
 
     @property
     def notes(self) -> Notes:
-        """The notes on the table."""
-        published = self.study.config.published
+        """The notes on all tables."""
+        return self._notes(self.study.config.published)
+
+    def _notes(self, published: Sequence[PublishedRow]) -> Notes:
+        """Return the notes on tables with these published rows of other methods."""
         notes = notes_on(self.study, self.rows, published, self.overall, self.planned)
         warnings = [
             f"`report.columns` has {name!r}, for which no trial has a value; it is left out."
@@ -148,8 +159,10 @@ class Report:
 
     def latex(self) -> str:
         """Return the tables as LaTeX, each with the notes on its columns."""
-        notes, tables = self.notes, []
+        tables, published = [], self.study.config.published
+        in_grid = published_in_grid(self.study, published)
         for title, table in self.tables:
+            notes = self._notes(in_grid if table.name == "grid" else published)
             shown = for_paper(table)
             lines = [*notes.unfinished, *notes.warnings, *notes.on(shown.keys).footnotes]
             study = re.sub(r"[^A-Za-z0-9]+", "-", self.study.config.study).strip("-").lower()
@@ -170,7 +183,7 @@ class Report:
             text += f", mean ± standard deviation over {config.fold_count} folds{of_seeds}"
         elif len(config.seeds) > 1:
             text += f", mean ± standard deviation over {len(config.seeds)} seeds"
-        if len(compared_to) == 1 and config.kind == "table":
+        if len(compared_to) == 1 and "difference" in for_paper(table).keys:
             text += f"; differences to {row_label(config, compared_to[0])} in points"
         return f"{text}."
 
@@ -280,7 +293,7 @@ class StudyReport:
             report.rows,
             tables,
             # The page's figures show differences whatever columns the tables have.
-            report.notes.on(_keys(tables) | {"difference", "p"}),
+            report.notes.on(_keys(tables) | {"difference", "p", "published_difference"}),
             figures,
             maps,
             self._history,

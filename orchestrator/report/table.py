@@ -123,9 +123,7 @@ def grid_table(
     titles = cell_titles(rows)
     labels = {row.variant: row.label for row in rows}
     by_cell = {(row.variant, row.grid_cell): row for row in rows}
-    published_rows = [
-        each for each in published_rows if any(axis in each.when for axis in study.config.grid)
-    ]
+    published_rows = published_in_grid(study, published_rows)
     with_interval = any(row.difference and row.difference.interval for row in rows)
     names = (*labels.values(), *(each.label for each in published_rows))
     columns = [Column("variant", names, numeric=False, key="variant")]
@@ -170,6 +168,11 @@ def grid_table(
     return Table(tuple(columns), sections, len(published_rows), "grid")
 
 
+def published_in_grid(study: Study, published_rows: Sequence[PublishedRow]) -> list[PublishedRow]:
+    """Return the published rows of other methods that the table of the grid has."""
+    return [row for row in published_rows if any(axis in row.when for axis in study.config.grid)]
+
+
 def overall_table(study: Study, rows: Sequence[Row], overall: Sequence[OverallDifference]) -> Table:
     """Return the table of differences over all cells of the grid: one line per variant, with the
     difference in each cell, their mean, and whether they differ."""
@@ -188,8 +191,8 @@ def overall_table(study: Study, rows: Sequence[Row], overall: Sequence[OverallDi
     adjusted = tuple(p_text(each.p_adjusted) for each in differences)
     interaction = tuple(p_text(each.interaction_p) for each in overall)
     columns += [
-        Column("mean difference [95\u00a0% CI]", texts, key="difference", bold=significant),
-        Column("p, adjusted", adjusted, key="p"),
+        Column("mean difference [95\u00a0% CI]", texts, key="overall", bold=significant),
+        Column("p, adjusted", adjusted, key="overall_p"),
         Column("p, interaction", interaction, drop_rank=1, key="interaction"),
     ]
     return Table(tuple(columns), name="overall")

@@ -242,7 +242,7 @@ def test_classes_without_labels_do_not_enter_differences(complete: Report) -> No
     difference = compared[1].difference
     assert difference is not None
     assert (difference.mean, difference.interval, difference.p) == (0.0, (0.0, 0.0), 1.0)
-    notes = "\n".join(difference_notes(result.study, compared))
+    notes = "\n".join(note for note, *_ in difference_notes(result.study, compared))
     assert "b: predicts classes that no label has (car)." in notes
 
 
