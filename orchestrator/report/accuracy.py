@@ -40,7 +40,8 @@ def draw_accuracy(points: Sequence[Point], title: str = "") -> Figure:
     """Return a figure of mIoU against multiply-adds.
 
     Measured models are filled, with their standard deviation over seeds as bars; published ones are
-    hollow. A line joins the comparable measured models that no other one beats in both.
+    hollow. A line joins the comparable measured models that no other one beats in both; of many
+    models, only these are named.
     """
     with style():
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
@@ -89,8 +90,7 @@ def draw_accuracy(points: Sequence[Point], title: str = "") -> Figure:
             axes.set_xlim(middle - least / 2, middle + least / 2)
         # A published value of a measured row has the row's color and needs no label.
         named = [point for point in points if point.kind == "measured" or point.row is None]
-        if len(named) <= _MAX_LABELS:
-            _label(figure, points, front, named)
+        _label(figure, points, front, named if len(named) <= _MAX_LABELS else front[-_MAX_LABELS:])
         return figure
 
 

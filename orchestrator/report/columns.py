@@ -262,7 +262,8 @@ def _column(
         for index, row in enumerate(rows)
         if key == "difference" and row.difference and row.difference.significant
     }
-    return Column(kind.name, values, True, kind.drop_rank, key, bold=frozenset(bold))
+    numeric = key != "compared_to"
+    return Column(kind.name, values, numeric, kind.drop_rank, key, bold=frozenset(bold))
 
 
 def _common_size(rows: Sequence[Row]) -> str:

@@ -1,5 +1,6 @@
 """Forest plots: differences with their intervals, one line each."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from orchestrator.report.charts import GAIN, INK, LOSS, NEUTRAL, PAPER, WIDTH, a
 Limits = tuple[float, float]
 
 _MAX_LABEL = 32
+_MAX_COMPACT_LABEL = 24
+_MAX_AXIS = 58  # characters of a line below the axis; more do not fit
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,7 @@ def draw_forest(lines: Sequence[ForestLine], limits: Limits, axis: str, title: s
         for index, line in enumerate(lines):
             _draw_line(axes, line, -float(index), seeds_below=0.2)
             across = blended_transform_factory(axes.transAxes, axes.transData)
-            name = line.label
-            if len(name) > _MAX_LABEL:
-                name = name[: _MAX_LABEL - 1] + "…"
+            name = _shortened(line.label, _MAX_LABEL)
             for x, text, side in ((0.0, name, "left"), (1.0, line.text, "right")):
                 axes.text(
                     x,
@@ -85,7 +86,8 @@ def draw_compact_forest(
         for index, line in enumerate(lines):
             _draw_line(axes, line, -float(index), seeds_below=0.3)
         axes.set_ylim(-len(lines) + 0.4, 0.6)
-        axes.set_yticks([-index for index in range(len(lines))], [line.label for line in lines])
+        names = [_shortened(line.label, _MAX_COMPACT_LABEL) for line in lines]
+        axes.set_yticks([-index for index in range(len(lines))], names)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         _finish(axes, limits, axis, title)
@@ -121,10 +123,17 @@ def _draw_line(axes: Axes, line: ForestLine, y: float, seeds_below: float) -> No
         )
 
 
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
 def _finish(axes: Axes, limits: Limits, axis: str, title: str) -> None:
     axes.axvline(0, color=INK, linewidth=0.7, alpha=0.7, zorder=0)
     axes.set_xlim(*limits)
-    axes.set_xlabel(axis)
+    lines = [part for line in axis.splitlines() for part in textwrap.wrap(line, _MAX_AXIS)]
+    # The middle of the axis is right of that of the figure, so long texts end at its end.
+    long = max(map(len, lines)) > _MAX_AXIS // 2
+    axes.set_xlabel("\n".join(lines), loc="right" if long else "center")
     add_grid(axes, "x")
     if title:
         axes.set_title(title, loc="left", fontsize=9)

@@ -25,7 +25,12 @@ from orchestrator.report.charts import (
     spread,
 )
 from orchestrator.report.curves import Curve, draw_curves
-from orchestrator.report.forest import ForestLine, draw_forest, limits_of
+from orchestrator.report.forest import (
+    ForestLine,
+    draw_compact_forest,
+    draw_forest,
+    limits_of,
+)
 from orchestrator.report.sample_plot import SampledSeries, draw_samples
 from orchestrator.study.sampling import RangeConfig
 
@@ -186,6 +191,24 @@ def test_only_significant_differences_have_a_color() -> None:
     assert NEUTRAL in svg
     assert GAIN not in svg
     assert LOSS not in svg
+
+
+def test_long_names_leave_room_for_the_differences() -> None:
+    name = "a class with a rather long and descriptive name"
+    lines = [replace(line, label=f"{name} {index}") for index, line in enumerate(LINES)]
+    row = "a row with a label that describes all of its settings"
+    figure = draw_compact_forest(lines, limits_of(lines), f"IoU points, {row} minus {row}")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert axes.get_window_extent().width > 0.5 * figure.bbox.width
+    label = axes.xaxis.label.get_window_extent()
+    assert figure.bbox.x0 <= label.x0 < label.x1 <= figure.bbox.x1
+
+
+def test_accuracy_chart_of_many_rows_names_those_that_no_other_beats() -> None:
+    points = [point(str(index), 1 + index, 60 + index % 10) for index in range(30)]
+    (axes,) = draw_accuracy(points).axes
+    assert {text.get_text() for text in axes.texts} == {each.label for each in pareto(points)}
 
 
 def test_significance_is_not_shown_by_color_alone() -> None:

@@ -389,6 +389,9 @@ def test_rows_have_their_own_base_and_a_mean_over_the_grid(
     text = report.markdown()
     assert "## Differences over all values of channels" in text
     assert "| compared to |" in text
+    main = report.tables[-1][1]
+    (names,) = [column for column in main.columns if column.key == "compared_to"]
+    assert not names.numeric
     # Published values of Cityscapes are shown apart and not compared.
     assert "published % (cityscapes)" in text
     assert "published diff." not in text

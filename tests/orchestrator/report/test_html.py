@@ -1,0 +1,47 @@
+"""The report's page, with more rows and longer names than most studies have."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from orchestrator.report.classes import ClassDifference, ClassLine, HeatMap
+from orchestrator.report.columns import Column
+from orchestrator.report.html import render_page
+from orchestrator.report.table import Table
+from orchestrator.study.load import load_study
+from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
+
+pytestmark = pytest.mark.usefixtures("own_store")
+
+
+def test_many_rows_and_long_labels_fit_on_page_and_paper(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    path = write_study(tmp_path, small_streets, PLAIN)
+    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    report = report_of(path).read()
+    classes = tuple(f"class {index}" for index in range(30))
+    cells = tuple(ClassDifference(name, 50.0) for name in classes)
+    lines = tuple(ClassLine(f"row {index}", False, cells) for index in range(43))
+    labels = ("short", "a label that describes each and every setting of its row")
+    text = render_page(
+        report.study,
+        report.rows,
+        [(name, Table((Column("variant", (name,), False),))) for name in labels],
+        report.notes,
+        [],
+        {(): HeatMap((), classes, lines, 5.0)},
+        lambda *_: [],
+        lambda _: "",
+        "",
+        {},
+    )
+    heads = re.findall(r'class="heat slanted">.*?<thead>(.*?)</thead>', text, re.S)
+    shown = [re.findall(r"<th>(row \d+)</th>", head) for head in heads]
+    assert [len(names) for names in shown] == [20, 20, 3]
+    assert [name for names in shown for name in names] == [line.label for line in lines]
+    assert len(re.findall('<table class="long">', text)) == 1
+    style = text.partition("@media print")[2].partition("</style>")[0]
+    assert "max-height" in style  # taller charts would be cut
+    assert ".charts { display: block; }" in style
