@@ -62,7 +62,7 @@ CASES = [
     (f"evaluate runs:/nonsense {DATA} {STORE}", "runs:/nonsense"),
     (f"evaluate runs:/nonsense/model {DATA} {STORE}", "runs:/nonsense/model"),
     (f"evaluate models:/nonsense@best {DATA} {STORE}", "models:/nonsense@best"),
-    (f"predict models:/nonsense@best IMAGE --out NEW {STORE}", "; registered: none"),
+    (f"predict models:/nonsense@best IMAGE --out NEW {STORE}", "; registered: "),
     (f"evaluate runs:/RUN/model {DATA} --storage NEW", "NEW"),
     (f"evaluate MODEL {DATA} --storage {SECRET}", "s3://...@bucket/x"),
     (f"evaluate MODEL --dataset MISSING {STORE}", "MISSING"),

@@ -71,7 +71,7 @@ def test_measurement_is_recorded(
     network = build_network(trial.experiment.model, 19, seed=0)
     save_file(dict(network.state_dict()), checkpoint / "model.safetensors")
     write_model_directory(directory, checkpoint, trial.experiment, trial.dataset.manifest)
-    store.log_artifact(run_id, directory, "last")
+    store.log_artifact(run_id, directory, "model")
     study_run.end_trial(run_id, "FINISHED")
     study_run.close("FINISHED")
 

@@ -159,7 +159,7 @@ def test_scores_and_packages_are_recorded(
         save_file(dict(network.state_dict()), checkpoint / "model.safetensors")
         manifest = trial.dataset.manifest
         write_model_directory(directory, checkpoint, trial.experiment, manifest)
-        store.log_artifact(run_id, directory, "last")
+        store.log_artifact(run_id, directory, "model")
         study_run.end_trial(run_id, "FINISHED")
     study_run.close("FINISHED")
 
