@@ -145,13 +145,16 @@ def scale_problem(reading: ImageReading, stored: ValueRange) -> str | None:
         return None
     low, high = reading.scale
     covered = stored.clipped < stored.values and 255 * (stored.high - stored.low) >= high - low
-    if covered and stored.uniform < _UNIFORM:
-        return None
     lowest, highest = stored.plausible
+    suggested = suggested_scale(lowest, highest)
+    # Arrays of 16 bits keep the stored values. Most values may be dark: no other scale is better.
+    detailed = reading.bits == 16 or stored.uniform < _UNIFORM or suggested == reading.scale
+    if covered and detailed:
+        return None
     return (
         f"scale [{low:g}, {high:g}] leaves no detail in any image, because the stored values range "
         f"from {lowest:g} to {highest:g}{_left_out(stored)}; "
-        f"{reading.setting('scale', suggested_scale(lowest, highest))} may be right"
+        f"{reading.setting('scale', suggested)} may be right"
     )
 
 

@@ -117,16 +117,17 @@ def merged_forms(forms: Iterable[LabelForms | None]) -> LabelForms:
     )
 
 
-def palette_problem(forms: LabelForms) -> str | None:
+def palette_problem(forms: LabelForms, values: Mapping[int, int]) -> str | None:
     """Return why the palettes contradict each other, or None if they do not.
 
-    They do if a color has different indices in two labels, unless one of the palettes has the color
-    at both.
+    They do if a color has indices of different meanings in two labels, unless one of the palettes
+    has the color at both. values: class index (or IGNORE) of each valid stored value.
     """
     first: dict[tuple[int, ...], list[UsedColor]] = {}
     for used in forms.colors:
         for other in first.setdefault(used.color, []):
-            if other.index not in used.alike and used.index not in other.alike:
+            same = values.get(other.index, other.index) == values.get(used.index, used.index)
+            if not same and other.index not in used.alike and used.index not in other.alike:
                 return (
                     f"the palettes of the labels number the colors differently: {list(used.color)} "
                     f"is index {other.index} in {other.file}, but {used.index} in {used.file}, so "

@@ -207,8 +207,8 @@ def _check_palette(
 ) -> None:
     """Raise ImageError if the palette gives an index the color of another class.
 
-    A palette that only makes indices visible, as VOC's, says nothing about the classes, nor do
-    colors that no class has.
+    A palette that only makes indices visible, as VOC's, says nothing about the classes, nor does
+    one of which most used colors are of no class.
     """
     colors = palette_colors(image)
     used = [index for index in np.unique(stored).tolist() if index < len(colors)]
@@ -217,6 +217,9 @@ def _check_palette(
     by_color: dict[tuple[int, ...], set[int]] = {BLACK: {IGNORE}}
     for number, entry in enumerate(classes):
         by_color.setdefault(entry.color, set()).add(number)
+    shown = [index for index in used if colors[index] != BLACK]
+    if 2 * sum(colors[index] in by_color for index in shown) <= len(shown):
+        return
     for index in used:
         by_its_color = by_color.get(colors[index], {IGNORE})
         if values.get(index) not in by_its_color and by_its_color != {IGNORE}:

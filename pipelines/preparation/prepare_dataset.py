@@ -192,11 +192,10 @@ def _write(
     nothing_left = all(part.shard is None for part in writer.finished.values())
     if nothing_left or (problems and not skip_invalid):
         raise DatasetError(_report(reader, problems, listing.notes))
-    contradictions = [palette_problem(writer.labels)]
+    values = reader.values(records[0])
+    contradictions = [palette_problem(writer.labels, values)]
     if not reader.states_ignored:
-        contradictions.append(
-            mask_problem(writer.labels, reader.values(records[0]), reader.classes)
-        )
+        contradictions.append(mask_problem(writer.labels, values, reader.classes))
     if any(contradictions):
         raise DatasetError(_report(reader, [each for each in contradictions if each]))
     notes = list(listing.notes)

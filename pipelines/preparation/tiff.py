@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION = 274
 _GDAL_NODATA = 42113
-_MIN_IS_WHITE = 0  # the photometric interpretation
+_PHOTOMETRIC, _MIN_IS_WHITE = 262, 0
 # Kinds of NumPy types, as they are named in messages.
 _KINDS = {"u": "unsigned integer", "i": "signed integer", "f": "floating-point"}
 
@@ -70,7 +70,8 @@ def read_tiff_form(file: Path | IO[bytes]) -> TiffForm:
             bands=int(page.samplesperpixel),
             pages=pages,
             orientation=orientation if orientation in range(1, 9) else 1,
-            white_is_zero=page.photometric == _MIN_IS_WHITE,
+            # Without the tag, tifffile states 0, too.
+            white_is_zero=_PHOTOMETRIC in page.tags and page.photometric == _MIN_IS_WHITE,
         )
 
 

@@ -22,6 +22,7 @@ class ValueRange:
     low, high: the lowest and the highest. values: how many. clipped: how many beyond the scale.
     second_low, second_high: the lowest and the highest other value; `low` and `high` if there is
     none. no_data: values that the files declare to mean no data, which the range leaves out.
+    empty: whether every value means no data; the range is then that of these values.
     levels, rounded: how many values became each of the 256 levels, and how many of them by rounding
     or clipping; empty without a scale.
     """
@@ -33,6 +34,7 @@ class ValueRange:
     second_low: float
     second_high: float
     no_data: tuple[float, ...] = ()
+    empty: bool = False
     levels: tuple[int, ...] = ()
     rounded: tuple[int, ...] = ()
 
@@ -108,6 +110,7 @@ def _range_of(
         second_low=min(high, float(kept.min(where=kept > low, initial=np.inf))),
         second_high=max(low, float(kept.max(where=kept < high, initial=-np.inf))),
         no_data=(float(no_data),) if no_data is not None and declared.any() else (),
+        empty=bool(declared.all()),
         levels=tuple(counts.tolist()),
         rounded=tuple(rounded.tolist()),
     )
@@ -118,8 +121,7 @@ def merged_range(ranges: Iterable[ValueRange | None]) -> ValueRange | None:
     known = [each for each in ranges if each is not None]
     if not known:
         return None
-    # Those in which every value means no data say nothing about the others.
-    ends = [each for each in known if each.low not in each.no_data] or known
+    ends = [each for each in known if not each.empty] or known
     low, high = min(each.low for each in ends), max(each.high for each in ends)
     inner = [value for each in ends for value in (each.second_low, each.second_high)]
     inner += [value for each in ends for value in (each.low, each.high)]
@@ -131,6 +133,7 @@ def merged_range(ranges: Iterable[ValueRange | None]) -> ValueRange | None:
         second_low=min((value for value in inner if value > low), default=low),
         second_high=max((value for value in inner if value < high), default=high),
         no_data=tuple(sorted({value for each in known for value in each.no_data})),
+        empty=all(each.empty for each in known),
         levels=_sums(each.levels for each in known),
         rounded=_sums(each.rounded for each in known),
     )

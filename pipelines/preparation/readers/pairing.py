@@ -67,7 +67,8 @@ def pair_files(
         excluded = suffixes.image if shared else ""
         labels_by_name, unpaired = _by_name(content, labels, suffixes.label, excluded)
         # In a shared folder, the images are among the files that do not end as labels do.
-        others = [file for file in unpaired if not shared or file in others]
+        known = set(others)
+        others = [file for file in unpaired if not shared or file in known]
         ends = (suffixes.image, suffixes.label) if shared else (suffixes.label,)
         listing.notes += _suffix_note(split, labels, others, *ends)
         hint = _suffix_hint(images_by_name, labels_by_name)

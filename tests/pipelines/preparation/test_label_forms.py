@@ -115,7 +115,14 @@ def test_one_color_at_two_indices_of_one_palette_is_no_contradiction() -> None:
     """Ignored pixels and the first class are often black."""
     palette = [(0, 0, 0), RED, *[(0, 0, 0)] * 254]
     each = [forms([0, 1], palette[:2], "a"), forms([255], palette, "b"), forms([0], palette, "c")]
-    assert palette_problem(merged_forms(each)) is None
+    assert palette_problem(merged_forms(each), {}) is None
+
+
+def test_indices_of_one_meaning_are_no_contradiction() -> None:
+    palettes = [(0, 0, 0), RED], [RED, RED, (0, 0, 0)]
+    each = [forms([0], palettes[0], "a"), forms([2], palettes[1], "b")]
+    assert palette_problem(merged_forms(each), {0: 255, 2: 255}) is None
+    assert palette_problem(merged_forms(each), {0: 0, 2: 255}) is not None
 
 
 @given(st.data())
@@ -128,7 +135,7 @@ def test_palettes_contradict_each_other_if_and_only_if_a_used_color_moves(
     # The second label has the same colors as the first, numbered in another order.
     second = [order.index(index) for index in used]
     both = [forms(used, colors, "a"), forms(second, [colors[index] for index in order], "b")]
-    problem = palette_problem(merged_forms(both))
+    problem = palette_problem(merged_forms(both), {})
     assert (problem is None) == (used == second)
     written = json.loads(json.dumps([asdict(each) for each in both]))
     assert merged_forms(map(LabelForms.from_json, written)) == merged_forms(both)

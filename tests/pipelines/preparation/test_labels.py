@@ -58,6 +58,8 @@ def in_colors(mode: str = "RGB") -> Image.Image:
         [voc_color(index) for index in range(256)],  # a display palette
         [(index, index, index) for index in range(256)],
         [(7 * index, 3, 200) for index in range(12)],
+        # A single color is that of another class by chance.
+        [COLORS[4], *[(7 * index, 3, 200) for index in range(1, 12)]],
     ],
 )
 def test_matching_or_unrelated_palette_is_accepted(

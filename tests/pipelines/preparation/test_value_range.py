@@ -15,6 +15,7 @@ from pipelines.data.dataset import DatasetError, open_dataset
 from pipelines.preparation.image_reading import ImageReading, scale_problem
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.folder import Folder
+from pipelines.preparation.tiff import read_tiff_form
 from pipelines.preparation.value_range import measured_range, merged_range
 
 NUMBERS = st.lists(st.sampled_from([-9999.0, -3.0, 0.0, 0.5, 1.0, 7.0, 65535.0]), min_size=1)
@@ -37,6 +38,16 @@ def test_ranges_of_parts_are_those_of_the_whole(
         found = (merged.low, merged.second_low, merged.second_high, merged.high)
         assert found == (kept[0], kept[1], kept[-2], kept[-1])
     assert merged.full == (whole.min(), whole.max())
+
+
+@given(st.lists(st.tuples(NUMBERS, st.sampled_from([None, 0.0, -9999.0])), min_size=1), st.data())
+def test_ranges_may_be_merged_in_parts(
+    images: list[tuple[list[float], float | None]], data: st.DataObject
+) -> None:
+    """Of images of which some declare what means no data."""
+    each = [measured_range(np.array(values), None, no_data) for values, no_data in images]
+    cut = data.draw(st.integers(0, len(each)))
+    assert merged_range([merged_range(each[:cut]), merged_range(each[cut:])]) == merged_range(each)
 
 
 @pytest.mark.parametrize(
@@ -111,3 +122,26 @@ def test_scale_is_judged_by_the_bulk_of_the_values(
 ) -> None:
     problem = scale_problem(ImageReading(scale=scale), measured_range(values, scale))
     assert (problem is None) == kept
+
+
+def test_sparse_images_keep_the_scale_that_holds_their_values() -> None:
+    """Bright objects on a dark background, as in microscopy."""
+    values = np.append(np.arange(90_000) % 101, np.linspace(2000, 60_000, 64).round())
+    stored = measured_range(values, (0, 65535))
+    assert stored.uniform > 0.99
+    assert scale_problem(ImageReading(scale=(0, 65535)), stored) is None
+    assert scale_problem(ImageReading(scale=(0, 70_000)), stored) is not None
+    assert scale_problem(ImageReading(scale=(0, 70_000), bits=16), stored) is None
+
+
+def test_bands_without_a_photometric_tag_are_no_inverted_gray(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    values = np.arange(5 * 64, dtype=np.uint16).reshape(8, 8, 5)
+    tifffile.imwrite(path, values, photometric="minisblack", planarconfig="contig")
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tag = tiff.pages.first.tags[262]
+        offset = tag.offset
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 2] = (65000).to_bytes(2, "little")  # a private tag in its place
+    path.write_bytes(content)
+    assert not read_tiff_form(path).white_is_zero
