@@ -16,6 +16,7 @@ from orchestrator.report.command import open_report
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study
 from orchestrator.study.mapping_source import mapping_source
+from orchestrator.study.yaml_source import text_problem
 from orchestrator.sweep.command import (
     open_log,
     readable_disk_errors,
@@ -48,12 +49,15 @@ _TYPES = {
 
 
 def _check(**arguments: object) -> None:
-    """Raise InputError if an argument is of another type than it may be, or empty text."""
+    """Raise InputError if an argument is of another type than it may be, or is text that is empty
+    or no path can hold."""
     for name, value in arguments.items():
         types, expected = _TYPES[name]
         if not isinstance(value, types) or value == "":
             received = "empty" if value == "" else f"of type {type(value).__name__}"
             raise InputError(f"`{name}` is {received}; use {expected}")
+        if isinstance(value, str | PathLike) and (problem := text_problem(str(value))):
+            raise InputError(f"`{name}` is {str(value)!a}: {problem}")
 
 
 @contextmanager

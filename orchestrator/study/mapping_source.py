@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from orchestrator.study.yaml_source import Problem, Source, SourceLocation, StudyError
+from orchestrator.study.yaml_source import (
+    Problem,
+    Source,
+    SourceLocation,
+    StudyError,
+    text_problem,
+)
+
+_MAX_DEPTH = 100
+_MAX_DIGITS = 4300  # of a number that Python reads from text
 
 
 def mapping_source(values: Mapping[str, Any], name: str) -> Source:
@@ -15,7 +24,12 @@ def mapping_source(values: Mapping[str, Any], name: str) -> Source:
     def plain(value: Any, key: str, *around: Any) -> Any:
         if any(value is each for each in around):
             return report(f"`{key[1:]}` contains itself; write its values out")
+        if len(around) == _MAX_DEPTH:
+            return report(f"`{key[1 : key.find('.', 1)]}` is nested too deeply to be read")
         if isinstance(value, Mapping):
+            for inner in value:
+                if problem := text_problem(str(inner)):
+                    report(f"a key of `{key[1:]}`: {problem}")
             return {
                 str(inner): plain(each, f"{key}.{inner}", value, *around)
                 for inner, each in value.items()
@@ -31,6 +45,10 @@ def mapping_source(values: Mapping[str, Any], name: str) -> Source:
         if not isinstance(value, str | int | float | None):
             kind = type(value).__name__
             return report(f"`{key[1:]}` is a {kind}; use text, a number, a list or a dict")
+        if isinstance(value, str) and (problem := text_problem(value)):
+            return report(f"`{key[1:]}`: {problem}")
+        if isinstance(value, int) and abs(value) >= 10**_MAX_DIGITS:
+            return report(f"`{key[1:]}` has more than {_MAX_DIGITS} digits")
         return value
 
     def report(message: str) -> None:

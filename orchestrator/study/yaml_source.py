@@ -150,8 +150,8 @@ def read_yaml(path: Path, problems: list[Problem] | None = None) -> Source:
         content = path.read_bytes()
     except FileNotFoundError:
         raise StudyError([Problem(SourceLocation(str(path)), "there is no such file")]) from None
-    except OSError as error:
-        message = f"cannot be read: {error.strerror or error}"
+    except (OSError, ValueError) as error:  # ValueError: the path has the character NUL
+        message = f"cannot be read: {getattr(error, 'strerror', None) or error}"
         raise StudyError([Problem(SourceLocation(str(path)), message)]) from None
     if len(content) > _MAX_BYTES:
         message = (
@@ -227,11 +227,14 @@ class _Parser:
         if isinstance(node, yaml.SequenceNode):
             return [self.parse(child, (*keys, index)) for index, child in enumerate(node.value)]
         try:
-            return CoreLoader("").construct_object(node)
+            value = CoreLoader("").construct_object(node)
         except ValueError:
             # Python refuses to parse integers of thousands of digits.
             self._report(location, f"a number of {len(node.value)} digits is too long")
             return None
+        if isinstance(value, str) and (problem := text_problem(value)):
+            self._report(location, problem)
+        return value
 
     def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
@@ -241,7 +244,9 @@ class _Parser:
                 self._report(location, "a key must be plain text, not a list or a mapping")
                 continue
             key = str(key_node.value)
-            if key == "<<":
+            if problem := text_problem(key):
+                self._report(location, problem)
+            elif key == "<<":
                 self._report(location, "merge keys (<<) are not supported; use `set`")
             elif key in mapping:
                 self._report(location, f"duplicate key `{key}`; keep one of them")
@@ -253,6 +258,15 @@ class _Parser:
 
     def _report(self, location: SourceLocation, message: str) -> None:
         self.problems.append(Problem(location, message))
+
+
+def text_problem(text: str) -> str:
+    """Return why a study cannot contain `text`; empty if it can. Paths cannot hold the character
+    NUL, and surrogates are no characters."""
+    for character in text:
+        if character == "\0" or "\ud800" <= character <= "\udfff":
+            return f"the character #x{ord(character):02x} is not allowed; remove it"
+    return ""
 
 
 def _end_location(text: str, name: str) -> SourceLocation:

@@ -137,10 +137,13 @@ def locate(uri: str | Path) -> Location:
     """Return the location of a path or URI (`DIR`, `file://`, `s3://`, `gs://`, any fsspec scheme).
 
     Raises:
-        DatasetError: neither pyarrow nor fsspec can open the URI, or it contains a password.
+        DatasetError: neither pyarrow nor fsspec can open the URI, or it contains a password or the
+            character NUL.
     """
     text = str(uri)
     check_no_secret(text)
+    if "\0" in text:
+        raise DatasetError(f"{text!a}: a path cannot contain the character #x00; remove it")
     if not _SCHEME.match(text):
         return Location(text, pa.fs.LocalFileSystem(), str(Path(text).expanduser().absolute()))
     try:

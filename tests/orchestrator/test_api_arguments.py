@@ -24,6 +24,8 @@ STUDY = {"study": "s", "variants": {"a": {}}}
         ({"only": [""]}, "`only` is empty"),
         ({"storage": None}, "`storage` is of type NoneType; use a directory or a URI"),
         ({"storage": ""}, "`storage` is empty; use a directory or a URI"),
+        ({"source": "a\0b.yaml"}, r"`source` is 'a.x00b.yaml': the character #x00 is not allowed"),
+        ({"storage": Path("a\0b")}, r"`storage` is 'a.x00b': the character #x00 is not allowed"),
         ({"tracking": Path("mlflow.db")}, r"`tracking` is of type \w+; use a tracking URI"),
     ],
 )

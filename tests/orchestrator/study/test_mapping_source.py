@@ -46,3 +46,25 @@ def test_value_may_occur_twice() -> None:
         "a": shared,
         "b": shared,
     }
+
+
+def nested(depth: int) -> list[Any]:
+    """Return `depth` lists, each in the next."""
+    return [nested(depth - 1)] if depth else []
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a\0b", "the study: `base.data`: the character #x00 is not allowed; remove it"),
+        ("a\ud800", "the study: `base.data`: the character #xd800 is not allowed; remove it"),
+        ({"a\0": 1}, "the study: a key of `base.data`: the character #x00 is not allowed"),
+        (10**4300, "the study: `base.data` has more than 4300 digits"),
+        (nested(200), "the study: `base` is nested too deeply to be read"),
+    ],
+    ids=["NUL", "surrogate", "key", "digits", "depth"],
+)
+def test_value_that_no_file_can_have_is_reported(value: Any, message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        mapping_source({"base": {"data": value}}, "the study")
+    assert mapping_source({"base": nested(90)}, "the study").value == {"base": nested(90)}

@@ -16,7 +16,8 @@ from orchestrator.study.yaml_source import (
     single_value,
 )
 
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
 KEYS = st.text(string.ascii_letters + "_", min_size=1, max_size=8)
 TREES = st.dictionaries(
     KEYS,
@@ -101,6 +102,8 @@ def test_locations_are_lines_and_columns_of_keys() -> None:
         ("a: &x {b: *x}", r"s\.yaml:1:4: this value contains itself"),
         ("a: [" + ", ".join(["9" * 5000] * 2) + "]", r"s\.yaml:1:5: a number of 5000 digits"),
         ("a: 1\nb: \x07", r"s\.yaml:2:4: not valid YAML: the character #x07"),
+        ('a: 1\nb: "x\\0"', r"s\.yaml:2:4: the character #x00 is not allowed; remove it"),
+        ('"x\\0": 1', r"s\.yaml:1:1: the character #x00 is not allowed; remove it"),
         ("a: " + "[" * 3000, r"s\.yaml:1:1: nested too deeply"),
         (
             "a: &a [1,1,1,1,1,1,1,1,1]\n"

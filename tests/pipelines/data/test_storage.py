@@ -18,3 +18,8 @@ def test_missing_package_of_a_scheme_is_reported(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(storage.pa.fs, "FileSystem", Missing)
     with pytest.raises(DatasetError, match=r"hf://x: cannot be reached .Install huggingface_hub"):
         locate("hf://x")
+
+
+def test_path_that_no_file_can_have_is_reported() -> None:
+    with pytest.raises(DatasetError, match=r"'a.x00b': a path cannot contain the character #x00"):
+        locate("a\0b")
