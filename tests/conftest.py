@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_environment() -> Iterator[None]:
+    """Unset the variables of the user's shell that select a tracking store or a cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -129,9 +139,8 @@ def finished_run(
 
 
 @pytest.fixture
-def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_store: Path) -> Path:
+def own_store(tmp_path: Path, empty_store: Path) -> Path:
     """Create `storage/` with an empty tracking store in `tmp_path`; return its path."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     storage = tmp_path / "storage"
     storage.mkdir()
     shutil.copy(empty_store, storage)

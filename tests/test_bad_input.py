@@ -174,7 +174,6 @@ def test_bad_input_is_reported(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     check(with_paths(line, paths), with_paths(message, paths), capfd)
 

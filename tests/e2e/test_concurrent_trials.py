@@ -58,7 +58,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> It
     study.write_text(text.replace("CACHE", str(directory / "cache")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join((str(directory), str(ROOT))))
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.syspath_prepend(str(directory))  # for the tests
         # --only also skips the figures.
         done = sweep(study, "--no-preflight", *(f"--only={name}*" for name in TRAINED))

@@ -9,13 +9,6 @@ from orchestrator.evaluate import main
 from tests.support.finished_run import FinishedRun
 
 
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unset the variables that select a tracking store or a cluster."""
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def command(run: FinishedRun, model: str, *options: str) -> int:
     """Evaluate a model on the run's data set and return the exit code."""
     base = [model, "--dataset", str(run.dataset), "--storage", str(run.storage)]

@@ -1,5 +1,6 @@
 """The example of a study in Python."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,7 +11,6 @@ import pytest
 from orchestrator.planning.measurements import save_measurements
 from orchestrator.scheduling.devices import worker_device
 from tests.support.planned_study import resolved, timed, write_planned_study
-from tests.support.sweep_command import environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def test_example_runs_to_its_end(tmp_path: Path, small_streets: Path, own_store:
     process = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path,
-        env=environment() | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )

@@ -1,5 +1,6 @@
 """Preflight runs that lose a worker, on a real Ray cluster on this machine."""
 
+import os
 import subprocess
 import tempfile
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sweep_command import command, environment, set_pace, train_workers, wait_for
+from tests.support.sweep_command import command, set_pace, train_workers, wait_for
 
 STUDY = """\
 study: preflight
@@ -44,7 +45,7 @@ def test_preflight_run_is_retried_once_after_losing_a_worker(
     with output.open("w") as file:
         # Without timings for this device, --plan does preflight runs but trains no trial.
         process = subprocess.Popen(
-            command(study, "--plan"), stdout=file, env={**environment(), **settings}
+            command(study, "--plan"), stdout=file, env={**os.environ, **settings}
         )
     try:
         wait_for(lambda: len(list(temporary.glob("preflight-*"))) == 2, 400)

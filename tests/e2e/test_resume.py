@@ -10,7 +10,6 @@ import pytest
 from tests.support.sweep_command import (
     LONG,
     command,
-    environment,
     runs,
     set_pace,
     studies,
@@ -30,7 +29,7 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(paced_study: Path) 
     study.write_text(study.read_text().replace("workers: 1", "workers: 2"))
     output = study.parent / "output.txt"
     with output.open("w") as file:
-        process = subprocess.Popen(command(study), stdout=file, env=environment())
+        process = subprocess.Popen(command(study), stdout=file)
     children: list[psutil.Process] = []
     try:
         wait_for(lambda: f"epoch 2/{LONG}" in output.read_text() or process.poll() is not None, 400)
@@ -73,9 +72,7 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(paced_study: Path) 
     study.write_text(study.read_text().replace("workers: 2", "workers: 1"))
     output = study.parent / "resumed.txt"
     with output.open("w") as file:
-        process = subprocess.Popen(
-            studies_command(study, "resume", "tiny"), stdout=file, env=environment()
-        )
+        process = subprocess.Popen(studies_command(study, "resume", "tiny"), stdout=file)
     try:
         wait_for(lambda: output.read_text().count("epoch ") > 1 or process.poll() is not None, 400)
         assert process.poll() is None, output.read_text()

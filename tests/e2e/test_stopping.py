@@ -17,7 +17,6 @@ import pytest
 from tests.support.sweep_command import (
     LONG,
     command,
-    environment,
     runs,
     trial_processes,
     wait_for,
@@ -57,7 +56,6 @@ def on_a_terminal(study: Path) -> Iterator[tuple[subprocess.Popen[bytes], Callab
         command(study),
         stdout=end,
         stderr=end,
-        env=environment(),
         start_new_session=True,  # its own process group, which receives Ctrl-C
         preexec_fn=take_the_terminal,
     )
@@ -74,7 +72,7 @@ def on_a_terminal(study: Path) -> Iterator[tuple[subprocess.Popen[bytes], Callab
 
 def test_study_survives_sigterm_repeated_ctrl_c_and_a_closed_terminal(paced_study: Path) -> None:
     study = paced_study
-    process = subprocess.Popen(command(study), stdout=subprocess.PIPE, env=environment())
+    process = subprocess.Popen(command(study), stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         assert any(f"epoch 2/{LONG}".encode() in line for line in process.stdout)

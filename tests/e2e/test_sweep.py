@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import shutil
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from orchestrator.tracking.recorded import STUDY_ARTIFACTS, TRIAL_ARTIFACTS, TRIAL_METRICS
 from orchestrator.tracking.store import TrackingStore
 from pipelines.preparation.embedded import prepare_streets
-from tests.support.sweep_command import command, environment, runs, sweep
+from tests.support.sweep_command import command, runs, sweep
 
 
 def is_documented(name: str, table: Iterable[str]) -> bool:
@@ -142,7 +143,7 @@ def test_failed_trial_does_not_affect_the_others(study: Path, tmp_path: Path) ->
         ["sh", "-c", limited.replace(f" {shlex.quote(str(study))} --", " /dev/stdin --")],
         capture_output=True,
         encoding="latin-1",
-        env={**environment(), "LC_ALL": "C", "PYTHONIOENCODING": "latin-1", "COLUMNS": "20"},
+        env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "latin-1", "COLUMNS": "20"},
         cwd="/",
         timeout=400,
     )

@@ -1,5 +1,6 @@
 """A second Ray cluster that starts on the machine while a study trains."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sweep_command import command, environment, wait_for
+from tests.support.sweep_command import command, wait_for
 
 SECOND = """
 import sys
@@ -31,7 +32,7 @@ def test_second_cluster_does_not_disturb_the_workers_of_the_first(paced_study: P
 
     # Ray stores the address of the latest cluster in RAY_TMPDIR; socket paths must be short.
     with tempfile.TemporaryDirectory(prefix="ray-") as directory, output.open("w") as file:
-        settings = {**environment(), "RAY_TMPDIR": directory}
+        settings = {**os.environ, "RAY_TMPDIR": directory}
         first = subprocess.Popen(command(study), stdout=file, env=settings)
         second = None
         try:

@@ -21,12 +21,6 @@ from tests.support.fabricated_studies import PLAIN, fabricate, write_study
 from tests.support.planned_study import resolved, timed, write_planned_study
 
 
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def test_import_is_light() -> None:
     code = "import sys, orchestrator; print(*sys.modules)"
     loaded = subprocess.run(

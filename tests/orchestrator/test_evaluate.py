@@ -32,12 +32,6 @@ WINDOWS = EvaluationConfig(scales=(0.5, 1.0), flip=True, window=(24, 32), stride
 OPTIONS = ["--scales", "0.5,1", "--flip", "--window", "24x32", "--stride", "8x32"]
 
 
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def command(run: FinishedRun, model: str, *options: str) -> int:
     base = [model, "--dataset", str(run.dataset), "--storage", str(run.storage)]
     return main([*base, *options])

@@ -151,7 +151,6 @@ def test_exported_folder_is_pushed_with_its_card(
     class Hub(ModelHub):
         pass
 
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     out = tmp_path / "exported"

@@ -13,11 +13,6 @@ from tests.support.finished_run import FinishedRun
 from tests.support.fixed_size import fixed_size, write_model
 
 
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 def command(run: FinishedRun, kind: str, *options: str) -> int:
     return main([kind, *options, "--dataset", str(run.dataset), "--storage", str(run.storage)])
 

@@ -1,7 +1,6 @@
 """Run `orchestrator.sweep` on a study of a few seconds and read its runs from MLflow."""
 
 import io
-import os
 import subprocess
 import sys
 import time
@@ -67,16 +66,9 @@ def command(study: Path, *options: str) -> list[str]:
     return [*line, *options]
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of this process without MLFLOW_TRACKING_URI."""
-    return {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-
-
 def sweep(study: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the sweep command to its end."""
-    return subprocess.run(
-        command(study, *options), capture_output=True, text=True, timeout=600, env=environment()
-    )
+    return subprocess.run(command(study, *options), capture_output=True, text=True, timeout=600)
 
 
 def studies_command(study: Path, name: str, *options: str) -> list[str]:

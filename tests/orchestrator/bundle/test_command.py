@@ -31,11 +31,6 @@ SEEDS += "seeds: [0, 1, 2]\n"
 SEEDS += "report: {columns: [miou, difference, p, iou/road, boundary_f, difference/boundary_f]}\n"
 
 
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture(scope="module")
 def written(
     tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
@@ -47,10 +42,8 @@ def written(
     storage.mkdir()
     shutil.copy(empty_store, storage)
     out = tmp_path_factory.mktemp("bundles") / "written"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        fabricate(load_study(file), storage, cities=FEW)
-        assert main([str(file), "--storage", str(storage), "--out", str(out)]) == 0
+    fabricate(load_study(file), storage, cities=FEW)
+    assert main([str(file), "--storage", str(storage), "--out", str(out)]) == 0
     shutil.rmtree(directory)
     return out
 

@@ -26,11 +26,6 @@ from pipelines.training.experiment import Experiment
 from tests.support.finished_run import STUDY, FinishedRun
 
 
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 def trial(run: FinishedRun, init: str | None, skip: tuple[str, ...] = ()) -> ResolvedTrial:
     file = run.storage / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(run.dataset)))

@@ -70,9 +70,7 @@ def new_report(
     """Return `report` of a study in a new tracking store."""
     (directory / "storage").mkdir()
     shutil.copy(empty_store, directory / "storage")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        return report(directory, dataset, statuses)
+    return report(directory, dataset, statuses)
 
 
 @pytest.mark.slow

@@ -43,9 +43,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_st
     (directory / "storage").mkdir()
     shutil.copy(empty_store, directory / "storage")
     path = write_study(directory, small_streets, GRID)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        fabricate(load_study(path), directory / "storage", cities=FEW)
+    fabricate(load_study(path), directory / "storage", cities=FEW)
     return path
 
 

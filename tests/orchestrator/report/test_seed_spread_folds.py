@@ -31,21 +31,17 @@ def study(tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_s
     shutil.copy(empty_store, directory / "storage")
     text = f"{PLAIN}seeds: {list(SEEDS)}\nfolds: {FOLDS}\n"
     path = write_study(directory, small_streets, text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
-        def fate(trial) -> str:
-            return "missing" if trial.name == MISSING else "FINISHED"
+    def fate(trial) -> str:
+        return "missing" if trial.name == MISSING else "FINISHED"
 
-        fabricate(load_study(path), directory / "storage", fate, cities=CITIES)
+    fabricate(load_study(path), directory / "storage", fate, cities=CITIES)
     return path
 
 
 @pytest.fixture(scope="module")
 def report(study: Path) -> Report:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        return report_of(study).read()
+    return report_of(study).read()
 
 
 def test_runs_have_their_fold(study: Path) -> None:
@@ -137,8 +133,7 @@ def test_images_are_those_of_all_folds(report: Report) -> None:
     assert cell.mean == pytest.approx(statistics.fmean(cell.seeds))
 
 
-def test_part_of_a_study_shows_whole_rows(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_part_of_a_study_shows_whole_rows(study: Path) -> None:
 
     part = load_study(study, only=["*fold 0"])
     assert len(part.trials) == 4

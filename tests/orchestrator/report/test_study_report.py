@@ -64,21 +64,17 @@ def snapshot(
     directory = tmp_path_factory.mktemp("snapshot")
     (directory / "storage").mkdir()
     shutil.copy(empty_store, directory / "storage")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        path = write_study(directory, small_streets, STUDY)
-        fabricate(load_study(path), directory / "storage", cities=CITIES)
+    path = write_study(directory, small_streets, STUDY)
+    fabricate(load_study(path), directory / "storage", cities=CITIES)
     return path
 
 
 @pytest.fixture(scope="module")
 def documents(snapshot: Path) -> dict[str, str]:
     """Return the documents that the command writes, by file name."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        out = snapshot.parent / "out"
-        storage = str(snapshot.parent / "storage")
-        assert main([str(snapshot), "--storage", storage, "--out", str(out)]) == 0
+    out = snapshot.parent / "out"
+    storage = str(snapshot.parent / "storage")
+    assert main([str(snapshot), "--storage", storage, "--out", str(out)]) == 0
     return {path.name: path.read_text() for path in out.iterdir() if path.is_file()}
 
 
@@ -225,7 +221,6 @@ def test_command_needs_only_the_tracking_store(snapshot: Path, tmp_path: Path) -
         capture_output=True,
         text=True,
         check=False,
-        env={k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"},
     )
     assert process.returncode == 0, process.stdout + process.stderr
     assert (tmp_path / "reports" / "snapshot" / "report.html").exists()

@@ -158,7 +158,6 @@ class SweptStudy:
 def swept_study(
     tmp_path: Path, small_streets: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> SweptStudy:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copy(empty_store, tmp_path)
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(small_streets)))

@@ -12,12 +12,6 @@ from tests.support.planned_study import resolved, timed, write_planned_study
 from tests.support.sweep_command import STUDY
 
 
-@pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
 def planned(tmp_path: Path, small_streets: Path) -> Path:
     return write_planned_study(tmp_path, small_streets)

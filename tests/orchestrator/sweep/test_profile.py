@@ -93,7 +93,6 @@ def test_study_is_resumed_with_its_original_options(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """From another directory, with the same `--set`, `--only` and modules next to the study."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "resumed_study_networks.py").write_text(
@@ -119,7 +118,6 @@ def test_study_is_resumed_with_its_original_options(
     parameters = (3 * 20 * 20 + 1) * 1000 / 1e6
     assert f"{parameters:.2f}" in first
     monkeypatch.undo()
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "resumed_study_networks")
     assert studies.main(["resume", "costs", *options]) == 0
@@ -134,9 +132,8 @@ def test_unwritable_storage_is_reported(tmp_path: Path, capfd: pytest.CaptureFix
 
 @pytest.mark.slow
 def test_plan_of_a_profile_is_printed_but_not_logged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     file, storage = tmp_path / "study.yaml", tmp_path / "storage"
     file.write_text(STUDY)
     assert sweep_main([str(file), "--storage", str(storage), "--plan"]) == 0
@@ -145,10 +142,7 @@ def test_plan_of_a_profile_is_printed_but_not_logged(
     assert client.get_experiment_by_name("costs") is None
 
 
-def test_unknown_part_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_unknown_part_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("flows.detail", "flow.detail"))
     assert sweep_main([str(file), "--storage", str(tmp_path / "storage")]) == 2

@@ -13,7 +13,6 @@ def test_bucket_cannot_hold_the_tracking_store(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     storage = Storage.parse("s3://bucket/x")
     with pytest.raises(TrackingError, match="set MLFLOW_TRACKING_URI"):
         open_store(storage)
