@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,10 +138,21 @@ def finished_run(
     return make_finished_run(storage, small_streets)
 
 
+@pytest.fixture(scope="session")
+def make_storage(empty_store: Path) -> Callable[[Path], Path]:
+    """Return a function that makes `storage/` with an empty tracking store in a directory and
+    returns its path."""
+
+    def make(directory: Path) -> Path:
+        storage = directory / "storage"
+        storage.mkdir()
+        shutil.copy(empty_store, storage)
+        return storage
+
+    return make
+
+
 @pytest.fixture
-def own_store(tmp_path: Path, empty_store: Path) -> Path:
-    """Create `storage/` with an empty tracking store in `tmp_path`; return its path."""
-    storage = tmp_path / "storage"
-    storage.mkdir()
-    shutil.copy(empty_store, storage)
-    return storage
+def own_store(tmp_path: Path, make_storage: Callable[[Path], Path]) -> Path:
+    """Make `storage/` with an empty tracking store in `tmp_path`; return its path."""
+    return make_storage(tmp_path)

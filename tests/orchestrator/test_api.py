@@ -17,7 +17,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.yaml_source import StudyError
 from orchestrator.tracking.store import TrackingError
 from pipelines.config import load_yaml
-from tests.support.fabricated_studies import PLAIN, fabricate, write_study
+from tests.support.fabricated_studies import PLAIN, fabricate, fabricate_study, write_study
 from tests.support.planned_study import resolved, timed, write_planned_study
 
 
@@ -89,8 +89,7 @@ def test_frames_and_report_are_those_of_the_command(
     tmp_path: Path, small_streets: Path, own_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # as in a notebook
-    file = write_study(tmp_path, small_streets, PLAIN)
-    fabricate(load_study(file), own_store, lambda t: "missing" if t.name == "b" else "FINISHED")
+    file = fabricate_study(tmp_path, small_streets, PLAIN, fates={"b": "missing"})
     study = Study(file, storage=own_store)
     table, runs, report = study.table(), study.runs(), study.report()
     assert list(table["variant"]) == ["a", "b"]
@@ -117,9 +116,10 @@ def test_dtypes_do_not_depend_on_the_values(
     grid = "grid: {model.channels: [8, 16]}\n"
     file = write_study(tmp_path, small_streets, PLAIN + grid)
     study = Study(file, storage=own_store)
-    fabricate(load_study(file), own_store, lambda trial: "missing")
+    loaded = load_study(file)
+    fabricate(loaded, own_store, {trial.name: "missing" for trial in loaded.trials})
     missing = study.runs()
-    fabricate(load_study(file), own_store, lambda trial: "FINISHED")
+    fabricate(loaded, own_store)
     runs, table = study.runs(), study.table()
     assert runs[list(missing)].dtypes.to_dict() == missing.dtypes.to_dict()
     assert (runs["epoch"].dtype, runs["hours"].dtype, runs["seed"].dtype) == (

@@ -6,9 +6,11 @@ and five seeds, and prints the command that shows its report.
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,25 +112,26 @@ def report_of(path: Path) -> StudyReport:
 def fabricate(
     study: Study,
     storage: Path,
-    fate: Callable[[ResolvedTrial], Fate] = lambda trial: "FINISHED",
-    cities: dict[str, int] = CITIES,
+    fates: Mapping[str, Fate] = MappingProxyType({}),
+    cities: dict[str, int] = FEW,
     code: Callable[[ResolvedTrial], str] = lambda trial: trial.code,
     workers: Callable[[ResolvedTrial], int] = lambda trial: 1,
     lacks: Callable[[ResolvedTrial], Sequence[int]] = lambda trial: (),
 ) -> list[ResolvedTrial]:
     """Record the trials of `study` in the storage's tracking store as if they had been trained.
 
-    Later variants score higher. Scores also vary by image, by city and by trial. cities: number of
-    validation images of each city. fate, code, workers and lacks: functions from a trial to its
-    outcome, to its code version, to the number of its workers and to the classes that none of its
-    labels has.
+    Later variants score higher. Scores also vary by image, by city and by trial. fates: outcome of
+    each trial that is not finished, by its name. cities: number of validation images of each city.
+    code, workers and lacks: functions from a trial to its code version, to the number of its
+    workers and to the classes that none of its labels has.
     """
     trials = resolve_trials(study.trials, "cpu", storage / "datasets")
     store = TrackingStore(tracking_uri(storage), storage / "artifacts")
     study_run = StudyRun.open(store, study)
     variants = list(study.config.variants)
     for trial in trials:
-        if fate(trial) == "missing":
+        fate = fates.get(trial.name, "FINISHED")
+        if fate == "missing":
             continue
         run_id = study_run.begin_trial(replace(trial, code=code(trial)), None, None)
         study_run.start_trial(run_id, code(trial))
@@ -136,8 +139,8 @@ def fabricate(
         ability = 0.9 + 0.12 * variants.index(trial.variant) ** 0.7
         ability += 0.15 * sum(len(str(value)) % 7 for value in trial.axes.values())
         scores, identifiers, groups = _scores(trial, ability, cities, lacks(trial))
-        _log_history(study_run, run_id, trial, scores, fate(trial) == "FINISHED")
-        if fate(trial) == "FINISHED":
+        _log_history(study_run, run_id, trial, scores, fate == "FINISHED")
+        if fate == "FINISHED":
             with tempfile.TemporaryDirectory() as directory:
                 path = Path(directory) / "counts.arrow"
                 classes = [entry.name for entry in trial.dataset.manifest.classes]
@@ -150,10 +153,19 @@ def fabricate(
                 for file in Path(directory).iterdir():
                     store.log_artifact(run_id, file)
         study_run.end_trial(
-            run_id, fate(trial), "loss nan in epoch 12, step 3" if fate(trial) == "FAILED" else ""
+            run_id, fate, "loss nan in epoch 12, step 3" if fate == "FAILED" else ""
         )
     study_run.close("FINISHED")
     return trials
+
+
+def fabricate_study(directory: Path, dataset: Path, text: str, **options: Any) -> Path:
+    """Write a study file in `directory` and record its trials in the `storage` next to it; return
+    the file's path. options: as of `fabricate`.
+    """
+    path = write_study(directory, dataset, text)
+    fabricate(load_study(path), directory / "storage", **options)
+    return path
 
 
 def evaluate_again(
@@ -255,7 +267,7 @@ def main(directory: Path) -> None:
     study.write_text(STUDY.replace("DATASET", str(dataset)))
     fates = {"strong+sf, resnet50, seed 1": "FAILED", "strong+df+sf, resnet50, seed 2": "missing"}
     storage = directory / "storage"
-    fabricate(load_study(study), storage, lambda trial: fates.get(trial.name, "FINISHED"))
+    fabricate(load_study(study), storage, fates, CITIES)
     print(f"python -m orchestrator.report {study} --storage {storage}")
 
 

@@ -23,7 +23,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.sampling import SearchSample
 from orchestrator.study.study import Study
 from pipelines.preparation.embedded import prepare_streets
-from tests.support.fabricated_studies import FEW, PLAIN, fabricate, write_study
+from tests.support.fabricated_studies import PLAIN, fabricate, fabricate_study, write_study
 from tests.support.own_metric import WRONG
 
 SEEDS = PLAIN.replace("  training:", "  evaluation: {metrics: [boundary_f]}\n  training:")
@@ -33,16 +33,15 @@ SEEDS += "report: {columns: [miou, difference, p, iou/road, boundary_f, differen
 
 @pytest.fixture(scope="module")
 def written(
-    tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    small_streets: Path,
+    make_storage: Callable[[Path], Path],
 ) -> Path:
     """Write a bundle of a study that is gone afterwards; return its directory."""
     directory = tmp_path_factory.mktemp("bundle")
-    file = write_study(directory, small_streets, SEEDS)
-    storage = directory / "storage"
-    storage.mkdir()
-    shutil.copy(empty_store, storage)
+    storage = make_storage(directory)
+    file = fabricate_study(directory, small_streets, SEEDS)
     out = tmp_path_factory.mktemp("bundles") / "written"
-    fabricate(load_study(file), storage, cities=FEW)
     assert main([str(file), "--storage", str(storage), "--out", str(out)]) == 0
     shutil.rmtree(directory)
     return out
@@ -106,7 +105,7 @@ def test_bundle_of_a_search_has_its_samples(
     study = load_study(file)
     assert study.with_samples is not None
     later = {(row,): [SearchSample(n, {key: 0.1 * n}) for n in (1, 2)] for row in ("a", "b")}
-    fabricate(study.with_samples(later), tmp_path / "storage", cities=FEW)
+    fabricate(study.with_samples(later), tmp_path / "storage")
     out = tmp_path / "written"
     arguments = [str(file), "--storage", str(tmp_path / "storage"), "--out", str(out)]
     assert main(arguments) == 0
@@ -269,9 +268,7 @@ def test_statistics_that_do_not_fit_the_counts_are_found(
 def test_zip_of_an_incomplete_study(
     tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write_study(tmp_path, small_streets, PLAIN)
-    fate = {"b": "missing"}
-    fabricate(load_study(file), own_store, lambda t: fate.get(t.name, "FINISHED"), FEW)
+    file = fabricate_study(tmp_path, small_streets, PLAIN, fates={"b": "missing"})
     archive = tmp_path / "bundle.zip"
     arguments = [str(file), "--storage", str(own_store), "--out", str(archive)]
     assert main(arguments) == 1
@@ -293,8 +290,7 @@ def test_own_modules_travel_with_the_bundle(
     (code / "own_metric.py").write_text(WRONG)
     text = f"{PLAIN}imports: [own_parts.inner, own_single]\n"
     text += "protocols: {whole: {metrics: ['own_metric:Wrong']}}\n"
-    file = write_study(tmp_path, small_streets, text)
-    fabricate(load_study(file), own_store, cities=FEW)
+    file = fabricate_study(tmp_path, small_streets, text)
     out = tmp_path / "bundle"
     assert main([str(file), "--storage", str(own_store), "--out", str(out)]) == 0
     shutil.rmtree(code)
@@ -309,8 +305,7 @@ def test_bundle_names_initial_weights_as_the_study(
     monkeypatch.chdir(tmp_path)
     torch.save(dict(build_backbone("dfnet1", None, False).state_dict()), "dfnet1.pth")
     text = PLAIN.replace("training: {", "training: {backbone_weights: dfnet1.pth, ")
-    file = write_study(tmp_path, small_streets, text)
-    fabricate(load_study(file), own_store, cities=FEW)
+    file = fabricate_study(tmp_path, small_streets, text)
     out = tmp_path / "bundle"
     assert main([str(file), "--storage", str(own_store), "--out", str(out)]) == 0
     assert Bundle.read(out).runs["a"].weights == ("dfnet1.pth", None)
@@ -336,7 +331,7 @@ def test_configurations_of_saved_models_travel_with_the_bundle(
     if not by_option:
         file = write_study(tmp_path, small_streets, load_study(file, overrides).resolved)
         overrides = []
-    fabricate(load_study(file, overrides), own_store, cities=FEW)
+    fabricate(load_study(file, overrides), own_store)
     options = [option for key, text in overrides for option in ("--set", f"{key}={text}")]
     out = tmp_path / "bundle"
     command = [str(file), "--storage", str(own_store), *options]
@@ -464,7 +459,7 @@ def test_replay_compares_bit_for_bit(
         assert study.config.resources.most_workers == 1
         storage.mkdir()
         shutil.copy(empty_store, storage)
-        fabricate(study, storage, cities=FEW)
+        fabricate(study, storage)
         return True
 
     result = replay(bundle, "b, seed 2", tmp_path / "again", None, train)
@@ -492,8 +487,7 @@ def test_replay_of_a_study_with_latency_and_a_precision_axis(
 ) -> None:
     text = f"{PLAIN}grid: {{training.precision: [fp32, bf16]}}\nlatency: {{size: [64, 64]}}\n"
     text += "report: {columns: [miou, latency_ms, inference_memory_gib]}\n"
-    file = write_study(tmp_path, small_streets, text)
-    fabricate(load_study(file), own_store, cities=FEW)
+    file = fabricate_study(tmp_path, small_streets, text)
     out = tmp_path / "bundle"
     main([str(file), "--storage", str(own_store), "--out", str(out)])
 
@@ -502,7 +496,7 @@ def test_replay_of_a_study_with_latency_and_a_precision_axis(
         assert [trial.experiment.training.precision for trial in study.trials] == ["bf16"]
         storage.mkdir()
         shutil.copy(empty_store, storage)
-        fabricate(study, storage, cities=FEW)
+        fabricate(study, storage)
         return True
 
     result = replay(out, "b, bf16", tmp_path / "again", None, train)
@@ -512,8 +506,7 @@ def test_replay_of_a_study_with_latency_and_a_precision_axis(
 def test_replay_is_no_comparison_of_a_run_with_itself(
     bundle: Path, small_streets: Path, tmp_path: Path, own_store: Path
 ) -> None:
-    file = write_study(tmp_path, small_streets, PLAIN)
-    fabricate(load_study(file), own_store, cities=FEW)
+    file = fabricate_study(tmp_path, small_streets, PLAIN)
     out = tmp_path / "bundle"
     assert main([str(file), "--storage", str(own_store), "--out", str(out)]) == 0
 

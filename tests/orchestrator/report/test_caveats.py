@@ -2,7 +2,7 @@
 
 import csv
 import io
-import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +21,10 @@ from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.results import Result
 from orchestrator.report.study_report import Report
 from orchestrator.report.table import main_table
-from orchestrator.study.load import load_study
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.folder import Folder
 from tests.support.fabricated_counts import counts_of, random_counts, resampled_miou
-from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
+from tests.support.fabricated_studies import PLAIN, fabricate_study, report_of
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -36,41 +35,38 @@ STUDY = PLAIN + (
 
 
 def report(directory: Path, dataset: Path, statuses: dict[str, str]) -> Report:
-    path = write_study(directory, dataset, STUDY)
-    fabricate(
-        load_study(path),
-        directory / "storage",
-        lambda trial: statuses.get(trial.name, "FINISHED"),
-        FEW,
-        lambda trial: "older" if trial.name == "a, seed 0" else trial.code,
+    path = fabricate_study(
+        directory,
+        dataset,
+        STUDY,
+        fates=statuses,
+        code=lambda trial: "older" if trial.name == "a, seed 0" else trial.code,
     )
     return report_of(path).read()
 
 
 @pytest.fixture(scope="module")
 def complete(
-    tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    small_streets: Path,
+    make_storage: Callable[[Path], Path],
 ) -> Report:
     """The report of a study without failures."""
-    return new_report(tmp_path_factory.mktemp("study"), small_streets, empty_store, {})
+    directory = tmp_path_factory.mktemp("study")
+    make_storage(directory)
+    return report(directory, small_streets, {})
 
 
 @pytest.fixture(scope="module")
 def with_failure(
-    tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    small_streets: Path,
+    make_storage: Callable[[Path], Path],
 ) -> Report:
     """The report of a study in which one of three seeds of a row has failed."""
     directory = tmp_path_factory.mktemp("study")
-    return new_report(directory, small_streets, empty_store, {"b, seed 1": "FAILED"})
-
-
-def new_report(
-    directory: Path, dataset: Path, empty_store: Path, statuses: dict[str, str]
-) -> Report:
-    """Return `report` of a study in a new tracking store."""
-    (directory / "storage").mkdir()
-    shutil.copy(empty_store, directory / "storage")
-    return report(directory, dataset, statuses)
+    make_storage(directory)
+    return report(directory, small_streets, {"b, seed 1": "FAILED"})
 
 
 @pytest.mark.slow
@@ -170,19 +166,12 @@ def test_single_shared_seed_is_not_tested(tmp_path: Path, small_streets: Path) -
 @pytest.mark.slow
 def test_seeds_added_later_are_reported(tmp_path: Path, small_streets: Path) -> None:
     three = STUDY.replace("  split:", "  c: {set: {model: {flows: [detail]}}}\n  split:")
-    path = write_study(tmp_path, small_streets, three.replace("[0, 1, 2]", "[0, 1]"))
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, small_streets, three.replace("[0, 1, 2]", "[0, 1]"))
     assert "Seeds were added" not in "\n".join(report_of(path).read().notes.warnings)
-    path = write_study(tmp_path, small_streets, three)
     missing = {
         f"{name}, seed {seed}": "missing" for name in ("a", "b", "c", "split") for seed in (0, 1)
     }
-    fabricate(
-        load_study(path),
-        tmp_path / "storage",
-        lambda trial: missing.get(trial.name, "FINISHED"),
-        FEW,
-    )
+    path = fabricate_study(tmp_path, small_streets, three, fates=missing)
     result = report_of(path).read()
     assert "Seeds were added after results were available (2 -> 3: 2)." in "\n".join(
         result.notes.warnings
@@ -245,8 +234,7 @@ def test_classes_without_labels_do_not_enter_differences(complete: Report) -> No
 
 
 def test_one_image_is_the_reason_for_no_interval(tmp_path: Path, small_streets: Path) -> None:
-    path = write_study(tmp_path, small_streets, PLAIN)
-    fabricate(load_study(path), tmp_path / "storage", cities={"aachen": 1})
+    path = fabricate_study(tmp_path, small_streets, PLAIN, cities={"aachen": 1})
     footnotes = report_of(path).read().notes.footnotes
     (note,) = [note for note in footnotes if note.startswith("No intervals")]
     assert note == "No intervals: the rows are scored on one image, which cannot be resampled."

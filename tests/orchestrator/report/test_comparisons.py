@@ -13,7 +13,13 @@ from orchestrator.report.scores import find_score
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study
 from pipelines.data.manifest import ClassInfo
-from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
+from tests.support.fabricated_studies import (
+    PLAIN,
+    fabricate,
+    fabricate_study,
+    report_of,
+    write_study,
+)
 
 pytestmark = [pytest.mark.usefixtures("own_store"), pytest.mark.slow]
 
@@ -33,8 +39,7 @@ def test_cells_that_differ_only_in_scoring_share_their_trainings(
     small_streets: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = write_study(tmp_path, small_streets, f"{PLAIN}seeds: [0, 1, 2]\ngrid: {grid}\n")
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, small_streets, f"{PLAIN}seeds: [0, 1, 2]\ngrid: {grid}\n")
     passed = []
     compare_means = comparisons.compare_means
 
@@ -76,7 +81,6 @@ def fabricate_folds(tmp_path: Path, dataset: Path) -> Sequence[ClassInfo]:
     trials = fabricate(
         study,
         tmp_path / "storage",
-        cities=FEW,
         lacks=lambda trial: {1: (3,), 2: (2, 3)}.get(trial.experiment.data.fold or 0, ()),
     )
     classes = trials[0].dataset.manifest.classes
@@ -90,14 +94,9 @@ def test_note_on_missing_seeds_says_whether_the_means_shown_are_of_others(
     tmp_path: Path, small_streets: Path
 ) -> None:
     variants = "  c: {set: {model: {flows: [detail]}}}\n"
-    path = write_study(tmp_path, small_streets, f"{PLAIN}{variants}seeds: [0, 1, 2]\n")
-    missing = {"a, seed 2", "b, seed 2", "c, seed 1", "c, seed 2"}
-    fabricate(
-        load_study(path),
-        tmp_path / "storage",
-        lambda trial: "missing" if trial.name in missing else "FINISHED",
-        cities=FEW,
-    )
+    text = f"{PLAIN}{variants}seeds: [0, 1, 2]\n"
+    missing = ("a, seed 2", "b, seed 2", "c, seed 1", "c, seed 2")
+    path = fabricate_study(tmp_path, small_streets, text, fates=dict.fromkeys(missing, "missing"))
     notes = report_of(path).read().notes.footnotes
     same = "b: the difference uses seeds 0, 1, which both rows finished."
     other = "c: the difference uses seed 0, which both rows finished; it is not the difference"
@@ -114,8 +113,7 @@ def test_rows_are_left_out_where_they_cannot_be_compared_with_compare_to(
   d: {set: {model: {flows: [detail]}}, compare_to: b}
 """
     text = PLAIN.replace("  b: {set: {model: {flows: []}}}\n", variants)
-    path = write_study(tmp_path, small_streets, f"{text}seeds: [0, 1]\n")
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, small_streets, f"{text}seeds: [0, 1]\n")
     report = report_of(path).read()
     assert [bool(row.incomparable) for row in report.rows] == [False, True, False, True]
     (grid_cell,) = {row.grid_cell for row in report.rows}
@@ -139,8 +137,9 @@ def test_images_of_data_sets_with_one_name_are_told_apart(
     other.parent.mkdir()
     other.symlink_to(small_streets)
     grid = f"grid: {{data.dataset: [{small_streets}, {other}]}}\n"
-    path = write_study(tmp_path, small_streets, f"{PLAIN}seeds: [0, 1, 2]\n{grid}")
-    fabricate(load_study(path), tmp_path / "storage", cities={"bonn": 60})
+    path = fabricate_study(
+        tmp_path, small_streets, f"{PLAIN}seeds: [0, 1, 2]\n{grid}", cities={"bonn": 60}
+    )
     notes = "\n".join(report_of(path).read().notes.footnotes)
     assert f"{small_streets}: 60 images; {other}: 60 images" in notes
 

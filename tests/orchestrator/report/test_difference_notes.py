@@ -1,6 +1,6 @@
 """What the notes say about differences, by the columns and rows that a table has."""
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from orchestrator.report.difference_notes import difference_notes
 from orchestrator.report.figures import draw_figures
 from orchestrator.report.study_report import Report, StudyReport
 from orchestrator.study.load import load_study
-from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
+from tests.support.fabricated_studies import PLAIN, fabricate_study, report_of, write_study
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -37,14 +37,15 @@ def footnotes(report: Report) -> str:
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path) -> Path:
+def grid(
+    tmp_path_factory: pytest.TempPathFactory,
+    small_streets: Path,
+    make_storage: Callable[[Path], Path],
+) -> Path:
     """Return the file of a finished study with a grid; its storage is next to it."""
     directory = tmp_path_factory.mktemp("grid")
-    (directory / "storage").mkdir()
-    shutil.copy(empty_store, directory / "storage")
-    path = write_study(directory, small_streets, GRID)
-    fabricate(load_study(path), directory / "storage", cities=FEW)
-    return path
+    make_storage(directory)
+    return fabricate_study(directory, small_streets, GRID)
 
 
 def page(study_report: StudyReport, report: Report) -> str:
@@ -55,13 +56,8 @@ def page(study_report: StudyReport, report: Report) -> str:
 def test_one_seed_of_one_row_says_nothing_about_the_other_rows(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    path = write_study(tmp_path, small_streets, PARTIAL + "seeds: [0, 1]\n")
-    fate = {"b, seed 1": "missing"}
-    fabricate(
-        load_study(path),
-        tmp_path / "storage",
-        lambda trial: fate.get(trial.name, "FINISHED"),
-        cities=FEW,
+    path = fabricate_study(
+        tmp_path, small_streets, PARTIAL + "seeds: [0, 1]\n", fates={"b, seed 1": "missing"}
     )
     study_report = report_of(path)
     report = study_report.read()
@@ -75,12 +71,11 @@ def test_one_seed_of_one_row_says_nothing_about_the_other_rows(
 def test_row_compared_to_without_a_score_is_the_reason_for_no_differences(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    path = write_study(tmp_path, small_streets, PARTIAL + "seeds: [0, 1]\n")
-    fabricate(
-        load_study(path),
-        tmp_path / "storage",
-        lambda trial: "missing" if trial.variant == "a" else "FINISHED",
-        cities=FEW,
+    path = fabricate_study(
+        tmp_path,
+        small_streets,
+        PARTIAL + "seeds: [0, 1]\n",
+        fates={"a, seed 0": "missing", "a, seed 1": "missing"},
     )
     report = report_of(path).read()
     warning = "No differences: a, which rows are compared to, has no score."
@@ -94,13 +89,11 @@ def test_row_compared_to_without_a_score_is_the_reason_for_no_differences(
 def test_seeds_that_rows_do_not_share_are_the_reason_for_no_difference(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    path = write_study(tmp_path, small_streets, PARTIAL + "seeds: [0, 1]\n")
-    missing = ("a, seed 0", "b, seed 1")
-    fabricate(
-        load_study(path),
-        tmp_path / "storage",
-        lambda trial: "missing" if trial.name in missing else "FINISHED",
-        cities=FEW,
+    path = fabricate_study(
+        tmp_path,
+        small_streets,
+        PARTIAL + "seeds: [0, 1]\n",
+        fates={"a, seed 0": "missing", "b, seed 1": "missing"},
     )
     warnings = report_of(path).read().notes.warnings
     assert "No difference for b: no seed has a score in both the row and a." in warnings
@@ -163,8 +156,7 @@ def test_notes_on_published_values_need_a_column_with_them(grid: Path, tmp_path:
 
 def test_folds_scored_on_the_same_few_images(tmp_path: Path, small_streets: Path) -> None:
     """The runs are those of folds; the study says that another split is scored."""
-    path = write_study(tmp_path, small_streets, PLAIN + "folds: 3\n")
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, small_streets, PLAIN + "folds: 3\n")
     report = report_of(path).read()
     assert not any("Only" in note for note in report.notes.footnotes)
     text = PLAIN + "folds: 3\nprotocols: {final: {split: val}}\nreport: {protocol: final}\n"

@@ -6,8 +6,7 @@ import pytest
 
 from orchestrator.report import figures
 from orchestrator.report.figures import class_maps, draw_figures
-from orchestrator.study.load import load_study
-from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
+from tests.support.fabricated_studies import PLAIN, fabricate_study, report_of
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -15,8 +14,7 @@ pytestmark = pytest.mark.usefixtures("own_store")
 def test_figure_of_many_classes_says_which_it_shows(
     tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]\n")
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]\n")
     report = report_of(path).read()
     maps = class_maps(report.study, report.rows)
     count = len(maps[()].classes)

@@ -9,8 +9,7 @@ from orchestrator.report.classes import ClassDifference, ClassLine, HeatMap
 from orchestrator.report.columns import Column
 from orchestrator.report.html import render_page
 from orchestrator.report.table import Table
-from orchestrator.study.load import load_study
-from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
+from tests.support.fabricated_studies import PLAIN, fabricate_study, report_of
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -18,8 +17,7 @@ pytestmark = pytest.mark.usefixtures("own_store")
 def test_many_rows_and_long_labels_fit_on_page_and_paper(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    path = write_study(tmp_path, small_streets, PLAIN)
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, small_streets, PLAIN)
     report = report_of(path).read()
     classes = tuple(f"class {index}" for index in range(30))
     cells = tuple(ClassDifference(name, 50.0) for name in classes)

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.study.evaluation_options import LATENCY, LatencyConfig
-from orchestrator.study.load import load_study
 from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.store import TrackingStore
-from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
+from tests.support.fabricated_studies import PLAIN, fabricate_study, report_of
 
 pytestmark = pytest.mark.usefixtures("own_store")
 TIMED = f"{PLAIN}seeds: [0, 1, 2]\nlatency: {{size: [480, 640]}}\n"
@@ -44,8 +43,7 @@ def record(
 
 
 def test_latency_is_a_column_with_its_spread(tmp_path: Path, small_streets: Path) -> None:
-    path = write_study(tmp_path, small_streets, TIMED)
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, small_streets, TIMED)
     store = TrackingStore(tracking_uri(tmp_path / "storage"), tmp_path / "artifacts")
     runs = {
         result.trial.name: result.run.run_id
@@ -84,15 +82,13 @@ def test_latency_is_a_column_with_its_spread(tmp_path: Path, small_streets: Path
 
 
 def test_a_study_without_latency_has_no_such_columns(tmp_path: Path, small_streets: Path) -> None:
-    path = write_study(tmp_path, small_streets, PLAIN)
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, small_streets, PLAIN)
     report = report_of(path).read()
     assert "latency" not in report.markdown() + report.csv()
 
 
 def test_close_passes_have_a_decimal(tmp_path: Path, small_streets: Path) -> None:
-    path = write_study(tmp_path, small_streets, f"{PLAIN}latency: {{size: [480, 640]}}\n")
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, small_streets, f"{PLAIN}latency: {{size: [480, 640]}}\n")
     store = TrackingStore(tracking_uri(tmp_path / "storage"), tmp_path / "artifacts")
     run = report_of(path).read().rows[0].results[0].run
     assert run is not None

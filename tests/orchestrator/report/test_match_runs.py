@@ -20,7 +20,13 @@ from orchestrator.tracking.study_run import StudyRun
 from pipelines.network.build import build_network
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.preparation.embedded import prepare_streets
-from tests.support.fabricated_studies import FEW, PLAIN, fabricate, report_of, write_study
+from tests.support.fabricated_studies import (
+    PLAIN,
+    fabricate,
+    fabricate_study,
+    report_of,
+    write_study,
+)
 from tests.support.published_package import install_package
 
 pytestmark = pytest.mark.usefixtures("own_store")
@@ -40,14 +46,11 @@ variants:
 
 def write_starts_study(tmp_path: Path, dataset: Path) -> Path:
     """Write a study whose two rows differ only in their initial weights, with fabricated runs."""
-    path = write_study(tmp_path, dataset, STARTS.replace("DIRECTORY", str(tmp_path)))
     model = load_study(write_study(tmp_path, dataset, PLAIN)).trials[0].experiment.model
     for seed, name in enumerate(("one", "two")):
         network = build_network(model, 10, seed=seed)
         save_file(dict(network.state_dict()), tmp_path / f"{name}.safetensors")
-    path = write_study(tmp_path, dataset, STARTS.replace("DIRECTORY", str(tmp_path)))
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
-    return path
+    return fabricate_study(tmp_path, dataset, STARTS.replace("DIRECTORY", str(tmp_path)))
 
 
 def results(path: Path) -> dict[str, Result]:
@@ -103,7 +106,7 @@ def test_published_weights_are_matched_by_content(
         "training: {", f"training: {{backbone_weights: {name}, "
     )
     path = write_study(tmp_path, small_streets, text)
-    (trial, *_) = fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    (trial, *_) = fabricate(load_study(path), tmp_path / "storage")
     assert trial.experiment.training.backbone_weights == name
     assert {variant: variant_of(result) for variant, result in results(path).items()} == {
         "a": "a",
@@ -128,8 +131,7 @@ def test_unverifiable_weights_cause_a_warning(tmp_path: Path, small_streets: Pat
 def test_cells_with_the_same_name_in_another_study_do_not_match(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    path = write_study(tmp_path, small_streets, PLAIN)
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, small_streets, PLAIN)
     path.write_text(
         path.read_text().replace("study: plain", "study: new").replace(str(small_streets), "/none")
     )
@@ -139,7 +141,7 @@ def test_cells_with_the_same_name_in_another_study_do_not_match(
 def test_link_determines_the_run_of_a_cell(tmp_path: Path, small_streets: Path) -> None:
     """The other study reads the same data from another path, which does not exist here."""
     path = write_study(tmp_path, small_streets, PLAIN)
-    trials = fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    trials = fabricate(load_study(path), tmp_path / "storage")
     path.write_text(path.read_text().replace("study: plain", "study: new"))
     store = TrackingStore(tracking_uri(tmp_path / "storage"), tmp_path)
     study_run = StudyRun.open(store, load_study(path))
@@ -155,12 +157,11 @@ def test_link_determines_the_run_of_a_cell(tmp_path: Path, small_streets: Path) 
 def test_data_changed_at_the_same_path_causes_a_warning(tmp_path: Path) -> None:
     data = tmp_path / "data"
     prepare_streets(data, train=14, val=4, size=(32, 64))
-    path = write_study(tmp_path, data, PLAIN)
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, data, PLAIN)
     data.rename(tmp_path / "old")
     prepare_streets(data, train=12, val=4, size=(32, 64))
     assert results(path)["a"].state == "missing"
-    (first, *_) = fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    (first, *_) = fabricate(load_study(path), tmp_path / "storage")
     report = report_of(path).read()
     run = report.rows[0].results[0].run
     assert run is not None
@@ -176,9 +177,9 @@ def test_report_prefers_the_runs_of_its_own_study(tmp_path: Path, small_streets:
     """Another study trains the same trials later."""
     path = write_study(tmp_path, small_streets, PLAIN)
     study = load_study(path)
-    fabricate(study, tmp_path / "storage", cities=FEW)
+    fabricate(study, tmp_path / "storage")
     later = replace(study, config=replace(study.config, study="later"))
-    fabricate(later, tmp_path / "storage", cities=FEW)
+    fabricate(later, tmp_path / "storage")
     runs = [result.run for result in results(path).values()]
     assert [run.study for run in runs if run is not None] == ["plain", "plain"]
 

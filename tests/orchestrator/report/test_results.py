@@ -13,10 +13,10 @@ from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.store import TrackingStore
 from pipelines.evaluation.config import InferenceConfig
 from tests.support.fabricated_studies import (
-    FEW,
     PLAIN,
     evaluate_again,
     fabricate,
+    fabricate_study,
     report_of,
     write_study,
 )
@@ -30,7 +30,7 @@ FLIP = InferenceConfig(flip=True)
 @pytest.fixture
 def trials(tmp_path: Path, small_streets: Path) -> list[ResolvedTrial]:
     path = write_study(tmp_path, small_streets, FLIPPED)
-    return fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    return fabricate(load_study(path), tmp_path / "storage")
 
 
 @pytest.fixture
@@ -75,13 +75,12 @@ def test_trials_without_validation_are_finished(tmp_path: Path, small_streets: P
     text = PLAIN.replace("crop: [64, 64]", "crop: [64, 64], validation_split: null")
     text = text.replace("a: {}", "a: {entered: {miou: 70.5, source: server}}")
     text = text.replace("compare_to: a\n", "")
-    path = write_study(tmp_path, small_streets, text)
-    fabricate(
-        load_study(path),
-        tmp_path / "storage",
-        lambda trial: "FAILED" if trial.variant == "b" else "FINISHED",
-        FEW,
-        lambda trial: "older",
+    path = fabricate_study(
+        tmp_path,
+        small_streets,
+        text,
+        fates={"b": "FAILED"},
+        code=lambda trial: "older",
     )
     # Fabricated trainings are validated.
     with sqlite3.connect(tmp_path / "storage" / "mlflow.db") as store:
@@ -200,8 +199,7 @@ def test_rows_scored_on_other_images_have_no_difference(
     tmp_path: Path, small_streets: Path
 ) -> None:
     text = PLAIN + "  other: {set: {data: {validation_split: train}}}\n"
-    path = write_study(tmp_path, small_streets, text)
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, small_streets, text)
     report = report_of(path).read()
     rows = {row.variant: row for row in report.rows}
     assert rows["b"].difference is not None

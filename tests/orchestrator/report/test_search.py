@@ -13,7 +13,7 @@ from orchestrator.report.caveats import row_names
 from orchestrator.study.load import load_study
 from orchestrator.study.search_result import FILE
 from orchestrator.tracking.open_store import tracking_uri
-from tests.support.fabricated_studies import FEW, fabricate, report_of, write_study
+from tests.support.fabricated_studies import fabricate_study, report_of, write_study
 
 pytestmark = pytest.mark.usefixtures("own_store")
 SEARCH = """\
@@ -46,14 +46,9 @@ from_search: report/found.yaml
 @pytest.fixture(scope="module")
 def search(tmp_path_factory: pytest.TempPathFactory, small_streets: Path) -> Path:
     """A search of which one sample of row `strong` has failed with one seed."""
-    path = write_study(tmp_path_factory.mktemp("search"), small_streets, SEARCH)
-    fabricate(
-        load_study(path),
-        path.parent / "storage",
-        lambda t: "FAILED" if t.name == "strong, sample 2, seed 1" else "FINISHED",
-        FEW,
-    )
-    return path
+    directory = tmp_path_factory.mktemp("search")
+    fates = {"strong, sample 2, seed 1": "FAILED"}
+    return fabricate_study(directory, small_streets, SEARCH, fates=fates)
 
 
 def recorded(path: Path) -> dict[tuple[str, int], list[float]]:
@@ -157,8 +152,7 @@ def test_a_table_says_where_its_values_come_from(
     folder = tmp_path / "report"
     folder.mkdir()
     (folder / FILE).write_text(str(found))
-    path = write_study(tmp_path, small_streets, TABLE)
-    fabricate(load_study(path), tmp_path / "storage", cities=FEW)
+    path = fabricate_study(tmp_path, small_streets, TABLE)
     notes = report_of(path).read().notes
     assert any("best of 5 samples of search 'tune' (random;" in note for note in notes.footnotes)
     used = [line for line in notes.warnings if "used by search 'tune'" in line]

@@ -2,8 +2,8 @@
 
 import csv
 import io
-import shutil
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +16,23 @@ from orchestrator.report.study_report import Report, StudyReport
 from orchestrator.study.load import load_study
 from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.store import TrackingStore
-from tests.support.fabricated_studies import PLAIN, fabricate, report_of, write_study
+from tests.support.fabricated_studies import PLAIN, fabricate_study, report_of
 
 SEEDS, FOLDS = (0, 1), 3
-CITIES = {"aachen": 6, "bonn": 4}
 MISSING = "b, seed 1, fold 2"
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path) -> Path:
+def study(
+    tmp_path_factory: pytest.TempPathFactory,
+    small_streets: Path,
+    make_storage: Callable[[Path], Path],
+) -> Path:
     """Return the file of a study without one of its 12 trials; its storage is next to it."""
     directory = tmp_path_factory.mktemp("folds")
-    (directory / "storage").mkdir()
-    shutil.copy(empty_store, directory / "storage")
+    make_storage(directory)
     text = f"{PLAIN}seeds: {list(SEEDS)}\nfolds: {FOLDS}\n"
-    path = write_study(directory, small_streets, text)
-
-    def fate(trial) -> str:
-        return "missing" if trial.name == MISSING else "FINISHED"
-
-    fabricate(load_study(path), directory / "storage", fate, cities=CITIES)
-    return path
+    return fabricate_study(directory, small_streets, text, fates={MISSING: "missing"})
 
 
 @pytest.fixture(scope="module")

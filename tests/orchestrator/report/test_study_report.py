@@ -10,6 +10,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -27,8 +28,13 @@ from orchestrator.study.profile_costs import profile_costs
 from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.store import TrackingStore
 from pipelines.preparation.embedded import prepare_streets
-from tests.support.fabricated_studies import FEW as CITIES
-from tests.support.fabricated_studies import PLAIN, fabricate, report_of, write_study
+from tests.support.fabricated_studies import (
+    PLAIN,
+    fabricate,
+    fabricate_study,
+    report_of,
+    write_study,
+)
 from tests.support.own_metric import WRONG
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -58,15 +64,14 @@ published:
 
 @pytest.fixture(scope="module")
 def snapshot(
-    tmp_path_factory: pytest.TempPathFactory, small_streets: Path, empty_store: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    small_streets: Path,
+    make_storage: Callable[[Path], Path],
 ) -> Path:
     """Return the file of a finished study; its storage is in the same directory."""
     directory = tmp_path_factory.mktemp("snapshot")
-    (directory / "storage").mkdir()
-    shutil.copy(empty_store, directory / "storage")
-    path = write_study(directory, small_streets, STUDY)
-    fabricate(load_study(path), directory / "storage", cities=CITIES)
-    return path
+    make_storage(directory)
+    return fabricate_study(directory, small_streets, STUDY)
 
 
 @pytest.fixture(scope="module")
@@ -228,10 +233,9 @@ def test_command_needs_only_the_tracking_store(snapshot: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_failed_and_missing_trials_are_listed_first(tmp_path: Path, small_streets: Path) -> None:
-    path = write_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1, 2]\n")
-    statuses = {"b, seed 0": "FAILED", "b, seed 1": "missing", "a, seed 2": "KILLED"}
+    fates = {"b, seed 0": "FAILED", "b, seed 1": "missing", "a, seed 2": "KILLED"}
+    path = fabricate_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1, 2]\n", fates=fates)
     storage = tmp_path / "storage"
-    fabricate(load_study(path), storage, lambda c: statuses.get(c.name, "FINISHED"), CITIES)
     report = report_of(path).read()
     assert report.notes.unfinished == (
         "failed: b, seed 0: loss nan in epoch 12, step 3",
@@ -260,17 +264,12 @@ def test_other_code_causes_a_warning_and_other_data_or_protocol_is_not_compared(
 ) -> None:
     other = tmp_path / "other"
     prepare_streets(other, train=14, val=4, size=(32, 64))
-    path = write_study(
+    path = fabricate_study(
         tmp_path,
         small_streets,
         PLAIN
         + f"  data: {{set: {{data: {{dataset: {other}}}}}}}\n"
         + "  flip: {set: {evaluation: {flip: true}}}\n",
-    )
-    fabricate(
-        load_study(path),
-        tmp_path / "storage",
-        cities=CITIES,
         code=lambda trial: "older" if trial.variant == "b" else trial.code,
         workers=lambda trial: 2 if trial.variant == "flip" else 1,
     )
@@ -295,8 +294,7 @@ def test_other_code_causes_a_warning_and_other_data_or_protocol_is_not_compared(
 
 @pytest.mark.slow
 def test_one_seed_has_no_test_in_any_format(tmp_path: Path, small_streets: Path) -> None:
-    path = write_study(tmp_path, small_streets, PLAIN + "report: {expected_difference: 0.8}\n")
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, PLAIN + "report: {expected_difference: 0.8}\n")
     study_report = report_of(path)
     report = study_report.read()
     (difference,) = [row.difference for row in report.rows if row.difference]
@@ -344,8 +342,7 @@ variants:
 
 @pytest.mark.slow
 def test_only_hides_rows_and_changes_no_number(tmp_path: Path, small_streets: Path) -> None:
-    path = write_study(tmp_path, small_streets, GRID)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, GRID)
     store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
     whole = StudyReport(load_study(path), store).read()
     part = StudyReport(load_study(path, only=["b, 8, seed 0", "a, 8, *"]), store).read()
@@ -366,8 +363,7 @@ def test_only_hides_rows_and_changes_no_number(tmp_path: Path, small_streets: Pa
 def test_rows_have_their_own_base_and_a_mean_over_the_grid(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    path = write_study(tmp_path, small_streets, GRID)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, GRID)
     report = report_of(path).read()
     by_place = {(row.variant, row.grid_cell): row for row in report.rows}
     for cell in (("8",), ("16",)):
@@ -396,8 +392,7 @@ def test_rows_have_their_own_base_and_a_mean_over_the_grid(
 @pytest.mark.slow
 def test_report_columns_select_metrics_of_the_runs(tmp_path: Path, small_streets: Path) -> None:
     columns = "report: {columns: [pixel_accuracy, miou, iou/pole, memory_gib, iou/polle]}\n"
-    path = write_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]\n" + columns)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]\n" + columns)
     report = report_of(path).read()
     header, _, first, _ = report.markdown().splitlines()[2:6]
     names = ["variant", "pixel accuracy %", "mIoU %", "IoU pole %", "memory\\_gib"]
@@ -421,7 +416,7 @@ report: {columns: [miou, difference, dice, difference/dice, boundary_iou, differ
                    calibration_error, difference/calibration_error]}
 """
     path = write_study(tmp_path, small_streets, text)
-    trials = fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    trials = fabricate(load_study(path), tmp_path / "storage")
     report = report_of(path).read()
     store = TrackingStore(tracking_uri(tmp_path / "storage"), None)
     (line,) = [line for line in csv.DictReader(io.StringIO(report.csv())) if line["variant"] == "b"]
@@ -451,8 +446,7 @@ report:
   class_groups: {thin: [pole, fence]}
   columns: [miou, iou/thin, difference/iou/thin, iou/pole, iou/fence, difference/iou/pole]
 """
-    path = write_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]" + options)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]" + options)
     for line in csv.DictReader(io.StringIO(report_of(path).read().csv())):
         mean = (float(line["iou/pole_mean"]) + float(line["iou/fence_mean"])) / 2
         assert float(line["iou/thin_mean"]) == pytest.approx(mean)
@@ -464,8 +458,7 @@ report:
 def test_names_of_classes_may_have_spaces(tmp_path: Path, small_streets: Path) -> None:
     """MLflow records `traffic-sign`."""
     columns = "report: {columns: [miou, iou/traffic sign, difference/iou/traffic sign]}\n"
-    path = write_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]\n" + columns)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, PLAIN + "seeds: [0, 1]\n" + columns)
     lines = list(csv.DictReader(io.StringIO(report_of(path).read().csv())))
     first, second = (float(line["iou/traffic sign_mean"]) for line in lines)
     difference = float(lines[1]["difference/iou/traffic sign"])
@@ -478,8 +471,7 @@ def test_class_that_was_not_scored_is_one_error(
 ) -> None:
     name = "iou/thin" if more else "difference/iou/fense"
     text = f"{PLAIN}report: {{{more}columns: [miou, {name}]}}\n"
-    path = write_study(tmp_path, small_streets, text)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, text)
     assert main([str(path), "--storage", str(tmp_path / "storage")]) == 2
     output = capsys.readouterr().out
     assert "the scored images have no class 'fense'; did you mean `fence`?" in output
@@ -494,8 +486,7 @@ def test_interval_needs_the_metric_that_was_measured(
     monkeypatch.syspath_prepend(tmp_path)
     text = PLAIN.replace("  training:", f"  evaluation: {{metrics: ['{name}:Wrong']}}\n  training:")
     text += "seeds: [0, 1]\nreport: {columns: [miou, Wrong, difference/Wrong]}\n"
-    path = write_study(tmp_path, small_streets, text)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, text)
     before = list(csv.DictReader(io.StringIO(report_of(path).read().csv())))[1]
     assert before["difference/Wrong_low"]
     monkeypatch.delitem(sys.modules, name)
@@ -509,8 +500,7 @@ def test_interval_needs_the_metric_that_was_measured(
 def test_page_has_no_number_of_epochs_for_a_training_of_steps(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    path = write_study(tmp_path, small_streets, PLAIN)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, PLAIN)
     study_report = report_of(path)
     report = study_report.read()
     assert "<td>3/3</td>" in str(study_report.documents(report)["report.html"])
@@ -527,8 +517,7 @@ def test_page_has_no_number_of_epochs_for_a_training_of_steps(
 
 
 def test_run_deleted_in_mlflow_is_missing(tmp_path: Path, small_streets: Path) -> None:
-    path = write_study(tmp_path, small_streets, PLAIN)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, PLAIN)
     study_report = report_of(path)
     assert study_report.read().complete
     run = study_report.read().rows[1].results[0].run
@@ -541,8 +530,7 @@ def test_search_shows_scores_without_significance(tmp_path: Path, small_streets:
     text = PLAIN.replace("study: plain", "study: plain\nkind: search").replace(
         "compare_to: a\n", ""
     )
-    path = write_study(tmp_path, small_streets, text)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, text)
     report = report_of(path).read()
     assert all(row.miou and row.difference is None for row in report.rows)
     assert any(note.startswith("This is a search") for note in report.notes.footnotes)
@@ -553,8 +541,7 @@ def test_search_shows_scores_without_significance(tmp_path: Path, small_streets:
 def test_report_is_logged_to_the_study_and_counts_are_read_once(
     tmp_path: Path, small_streets: Path
 ) -> None:
-    path = write_study(tmp_path, small_streets, PLAIN)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, PLAIN)
     study_report = report_of(path)
     documents = study_report.documents(study_report.read())
 
@@ -628,8 +615,7 @@ published:
 
 @pytest.mark.slow
 def test_comparison_figure_is_embedded_in_the_page(tmp_path: Path, small_streets: Path) -> None:
-    path = write_study(tmp_path, small_streets, PLAIN)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, PLAIN)
     client = MlflowClient(tracking_uri(tmp_path / "storage"))
     experiment = client.get_experiment_by_name("plain")
     assert experiment is not None
@@ -703,8 +689,7 @@ def test_files_that_cannot_all_be_written_leave_none(tmp_path: Path) -> None:
 def test_storage_without_a_place_for_the_report_is_an_error_before_it_is_computed(
     tmp_path: Path, small_streets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write_study(tmp_path, small_streets, PLAIN)
-    fabricate(load_study(path), tmp_path / "storage", cities=CITIES)
+    path = fabricate_study(tmp_path, small_streets, PLAIN)
     (tmp_path / "storage" / "reports").write_text("not a directory")
     command = [str(path), "--storage", str(tmp_path / "storage")]
     assert main(command) == 2

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import shutil
 import sys
 from pathlib import Path
 
@@ -88,7 +87,7 @@ def test_profile_is_logged_without_training(
 
 def test_study_is_resumed_with_its_original_options(
     tmp_path: Path,
-    empty_store: Path,
+    own_store: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -109,9 +108,7 @@ def test_study_is_resumed_with_its_original_options(
     )
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.syspath_prepend(str(tmp_path / "project"))
-    options = ["--storage", str(tmp_path / "storage")]
-    (tmp_path / "storage").mkdir()
-    shutil.copy(empty_store, tmp_path / "storage")
+    options = ["--storage", str(own_store)]
     selection = ["--set", "model.arguments.size=20", "--only", "large"]
     assert sweep_main(["study.yaml", *options, *selection]) == 0
     first = capfd.readouterr().out

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.studies import main
 from orchestrator.study.load import load_study
-from tests.support.fabricated_studies import FEW, PLAIN, fabricate, write_study
+from tests.support.fabricated_studies import PLAIN, fabricate, fabricate_study, write_study
 
 OTHER = PLAIN.replace("study: plain", "study: other").replace("epochs: 3", "epochs: 4")
 OTHER = OTHER.replace("flows: []}}}\n", "flows: [detail]}}}\n  c: {}\n")
@@ -16,7 +16,7 @@ def test_differences_are_listed(
     tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for text in (PLAIN, OTHER):
-        fabricate(load_study(write_study(tmp_path, small_streets, text)), own_store, cities=FEW)
+        fabricate(load_study(write_study(tmp_path, small_streets, text)), own_store)
     storage = ["--storage", str(own_store)]
     assert main(["compare", "plain", "other", *storage]) == 0
     output = capsys.readouterr().out
@@ -36,8 +36,7 @@ def test_differences_are_listed(
 def test_study_is_equal_to_its_own_file(
     tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write_study(tmp_path, small_streets, PLAIN)
-    fabricate(load_study(file), own_store, cities=FEW)
+    file = fabricate_study(tmp_path, small_streets, PLAIN)
     assert main(["compare", "plain", str(file), "--storage", str(own_store)]) == 0
     output = capsys.readouterr().out
     assert "the studies have the same settings" in output
@@ -51,8 +50,7 @@ def test_equal_samples_of_searches_are_compared(
 ) -> None:
     text = PLAIN.replace("compare_to: a", "kind: search")
     text += "sample: {training.learning_rate: {log: [1e-3, 1]}}\nsamples: 2\n"
-    file = write_study(tmp_path, small_streets, text)
-    fabricate(load_study(file), own_store, cities=FEW)
+    file = fabricate_study(tmp_path, small_streets, text)
     assert main(["compare", "plain", str(file), "--storage", str(own_store)]) == 0
     output = capsys.readouterr().out
     assert output.count("same runs") == 4

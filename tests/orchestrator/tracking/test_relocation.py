@@ -7,10 +7,9 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.report.__main__ import main as report
 from orchestrator.studies import main as studies
-from orchestrator.study.load import load_study
 from orchestrator.tracking.relocation import current_uri, record_current_paths
 from orchestrator.tracking.store import TrackingStore
-from tests.support.fabricated_studies import FEW, fabricate, write_study
+from tests.support.fabricated_studies import fabricate_study
 from tests.support.finished_run import make_finished_run
 
 TWO_SEEDS = """\
@@ -28,8 +27,7 @@ variants: {a: {set: {model: {flows: []}}}, b: {}}
 def test_report_of_a_moved_storage_is_the_same(
     tmp_path: Path, small_streets: Path, own_store: Path
 ) -> None:
-    file = write_study(tmp_path, small_streets, TWO_SEEDS)
-    fabricate(load_study(file), own_store, cities=FEW)
+    file = fabricate_study(tmp_path, small_streets, TWO_SEEDS)
 
     def table(storage: Path) -> str:
         out = tmp_path / "report"
