@@ -77,6 +77,19 @@ def no_servers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
+@pytest.fixture
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """Return a function that writes an importable module of the user and returns its file."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(name: str, source: str) -> Path:
+        file = tmp_path / f"{name}.py"
+        file.write_text(source)
+        return file
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def small_streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared `streets` data set: 14 training and 5 validation images of 32 x 64 pixels."""

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,11 +28,9 @@ def default_handler() -> Iterator[None]:
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def module(user_module: Callable[[str, str], Path]) -> str:
     """A module that the user interrupts while it is imported."""
-    (tmp_path / "interrupted_module.py").write_text(INTERRUPTED)
-    monkeypatch.syspath_prepend(tmp_path)
-    return "interrupted_module"
+    return user_module("interrupted_module", INTERRUPTED).stem
 
 
 def import_and_wait(module: str) -> None:
@@ -50,13 +48,12 @@ def test_interrupt_waits_until_the_import_ends(module: str) -> None:
 
 
 def test_module_that_runs_a_study_can_be_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    user_module: Callable[[str, str], Path],
 ) -> None:
     """Imports around the context are not those that are protected."""
     text = "from pipelines.imports import whole_imports\nwith whole_imports():\n"
     body = INTERRUPTED.strip().replace("\n", "\n    ")
-    (tmp_path / "running_module.py").write_text(f"{text}    {body}\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    user_module("running_module", f"{text}    {body}\n")
     with pytest.raises(KeyboardInterrupt):
         importlib.import_module("running_module")
     assert "running_module" not in sys.modules

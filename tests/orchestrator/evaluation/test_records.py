@@ -1,8 +1,7 @@
 """The settings recorded with a score."""
 
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from orchestrator.evaluation.records import evaluation_differences, is_current, protocol_tag
 from pipelines.evaluation.config import EvaluationConfig, InferenceConfig, MetricConfig
@@ -36,11 +35,9 @@ def test_scores_with_a_missing_or_changed_metric_are_not_current() -> None:
 
 
 def test_edited_code_of_an_own_metric_asks_for_another_evaluation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    user_module: Callable[[str, str], Path],
 ) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    file = tmp_path / "own_recorded_metric.py"
-    file.write_text("class Depth: ...\n")
+    file = user_module("own_recorded_metric", "class Depth: ...\n")
     config = EvaluationConfig(metrics=("own_recorded_metric:Depth",))
     tags = {"protocol": protocol_tag(config), "data": "x", "split": "val"}
     assert is_current(tags, config, "x", "val")

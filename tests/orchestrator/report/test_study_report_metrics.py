@@ -4,6 +4,7 @@ import csv
 import io
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -113,12 +114,14 @@ def test_class_that_was_not_scored_is_one_error(
 
 
 def test_interval_needs_the_metric_that_was_measured(
-    tmp_path: Path, small_streets: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    small_streets: Path,
+    user_module: Callable[[str, str], Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The user has changed what the metric sums up."""
     name = "own_metric_that_changes"
-    (tmp_path / f"{name}.py").write_text(WRONG)
-    monkeypatch.syspath_prepend(tmp_path)
+    user_module(name, WRONG)
     text = PLAIN.replace("  training:", f"  evaluation: {{metrics: ['{name}:Wrong']}}\n  training:")
     text += "seeds: [0, 1]\nreport: {columns: [miou, Wrong, difference/Wrong]}\n"
     path = fabricate_study(tmp_path, small_streets, text)
@@ -126,7 +129,7 @@ def test_interval_needs_the_metric_that_was_measured(
     assert before["difference/Wrong_low"]
     monkeypatch.delitem(sys.modules, name)
     changed = WRONG.replace("stack([", "stack([valid.sum().double(), ").replace("1]", "2]")
-    (tmp_path / f"{name}.py").write_text(changed.replace("0]", "1]"))
+    user_module(name, changed.replace("0]", "1]"))
     after = list(csv.DictReader(io.StringIO(report_of(path).read().csv())))[1]
     assert after["Wrong_mean"] == before["Wrong_mean"]
     assert not after["difference/Wrong_low"]

@@ -1,6 +1,7 @@
 """Expansion of a study into trials, and the messages for invalid studies."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -307,11 +308,9 @@ class Small(nn.Module):
 
 
 @pytest.fixture
-def custom_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def custom_network(tmp_path: Path, user_module: Callable[[str, str], Path]) -> str:
     name = f"own_network_{tmp_path.name.replace('-', '_')}"
-    (tmp_path / f"{name}.py").write_text(CUSTOM_NETWORK)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return name
+    return user_module(name, CUSTOM_NETWORK).stem
 
 
 def test_custom_network(tmp_path: Path, custom_network: str) -> None:
@@ -367,10 +366,9 @@ def test_failed_import_is_reported_with_its_location(tmp_path: Path) -> None:
 
 
 def test_module_that_exits_when_imported_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, user_module: Callable[[str, str], Path]
 ) -> None:
-    (tmp_path / "exits_when_imported.py").write_text("raise SystemExit(2)\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    user_module("exits_when_imported", "raise SystemExit(2)\n")
     for text in (
         MINIMAL + "imports: [exits_when_imported]\n",
         MINIMAL.replace("label: FENet", "set: {model: {network: 'exits_when_imported:Net'}}"),

@@ -95,17 +95,6 @@ def only_problem(tmp_path: Path, training: str, other: str = "epochs: 3") -> str
     return problem
 
 
-@pytest.fixture
-def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Write an importable module of the user."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-
-    def write(name: str, source: str) -> None:
-        (tmp_path / f"{name}.py").write_text(source)
-
-    return write
-
-
 def test_optimizer_is_typed_to_the_last_key(tmp_path: Path) -> None:
     optimizer = (
         "optimizer: {name: adamw, arguments: {betas: [0.9, 0.95]}, no_decay: [norm, bias], "
@@ -269,7 +258,7 @@ def with_transforms(transforms: str) -> str:
 
 
 def test_transforms_are_typed_and_checked(
-    tmp_path: Path, user_module: Callable[[str, str], None]
+    tmp_path: Path, user_module: Callable[[str, str], Path]
 ) -> None:
     user_module("own_transforms", TRANSFORMS)
     erasing = "{name: 'kornia.augmentation:RandomErasing', arguments: {p: 0.3}}"
@@ -339,10 +328,9 @@ def with_metrics(metrics: str) -> str:
 
 
 def test_metrics_are_typed_and_part_of_the_identity(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, user_module: Callable[[str, str], Path]
 ) -> None:
-    (tmp_path / "own_metrics_of_a_study.py").write_text(METRICS)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    user_module("own_metrics_of_a_study", METRICS)
     own = "{name: 'own_metrics_of_a_study:Wrong', arguments: {factor: 2}, key: twice}"
     metrics = f"[{{name: boundary_iou}}, {{name: boundary_iou, key: wide}}, {own}]"
     report = "report: {columns: [miou, dice, twice, iou/road, difference/twice]}\n"
@@ -488,7 +476,7 @@ def test_both_forms_of_the_default_have_the_identity_of_the_default(tmp_path: Pa
 
 
 def test_own_classes_are_user_code_of_the_training(
-    tmp_path: Path, user_module: Callable[[str, str], None]
+    tmp_path: Path, user_module: Callable[[str, str], Path]
 ) -> None:
     user_module("own_optimization", OWN)
     own = "optimizer: {name: 'own_optimization:Slow', arguments: {factor: FACTOR}}"
@@ -504,7 +492,7 @@ def test_own_classes_are_user_code_of_the_training(
 
 
 def test_backbone_and_fem_are_named_as_classes(
-    tmp_path: Path, user_module: Callable[[str, str], None]
+    tmp_path: Path, user_module: Callable[[str, str], Path]
 ) -> None:
     user_module("own_parts_of_fenet", PARTS)
     text = "epochs: 2"

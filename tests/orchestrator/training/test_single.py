@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,9 @@ from pipelines.training.experiment import Experiment
 
 
 @pytest.fixture
-def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_module(user_module: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the file of a user's module."""
-    file = tmp_path / "edited_while_training.py"
-    file.write_text("WIDTH = 8\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    file = user_module("edited_while_training", "WIDTH = 8\n")
     monkeypatch.delitem(sys.modules, file.stem, raising=False)
     return file
 

@@ -1,5 +1,6 @@
 """Own metrics: what they get, and what is checked before they are used."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,7 @@ from pipelines.evaluation.config import EvaluationConfig, MetricConfig
 from pipelines.evaluation.counts import ImageCounts
 from pipelines.evaluation.measuring import MetricError, build_metrics
 from pipelines.evaluation.metrics import Measured
-from pipelines.evaluation.statistics_file import (
-    STATISTICS_FILE,
-    read_statistics,
-    write_statistics,
-)
+from pipelines.evaluation.statistics_file import STATISTICS_FILE, read_statistics, write_statistics
 from tests.support.own_metric import WRONG
 
 OWN = f"""{WRONG}
@@ -89,9 +86,8 @@ class Counting(Wrong):
 
 
 @pytest.fixture(autouse=True)
-def own_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "own_metrics.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
+def own_metrics(user_module: Callable[[str, str], Path]) -> None:
+    user_module("own_metrics", OWN)
 
 
 def test_own_metric_gets_what_its_arguments_name() -> None:
