@@ -8,10 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.study.load import load_study
-from orchestrator.study.study import Study
-from orchestrator.study.yaml_source import StudyError
 from pipelines.network.config import NetworkConfig
+from tests.support.study_files import load, problems
 
 MINIMAL = """\
 study: small
@@ -25,18 +23,6 @@ variants:
   full: {label: FENet}
 compare_to: strong
 """
-
-
-def load(tmp_path: Path, text: str, **options) -> Study:
-    path = tmp_path / "study.yaml"
-    path.write_text(text)
-    return load_study(path, **options)
-
-
-def problems(tmp_path: Path, text: str, **options) -> list[str]:
-    with pytest.raises(StudyError) as caught:
-        load(tmp_path, text, **options)
-    return [str(problem).removeprefix(f"{tmp_path}/") for problem in caught.value.problems]
 
 
 def test_variants_override_the_base(tmp_path: Path) -> None:

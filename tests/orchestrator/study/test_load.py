@@ -1,7 +1,6 @@
 """Loading study files: `extends`, values by cell, `--set`, and the errors of invalid files."""
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from orchestrator.study.identity import trial_identity
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.study.yaml_source import StudyError
+from tests.support.study_files import load, problems
 
 RECIPE = """\
 description: Of no study in particular.
@@ -53,21 +53,6 @@ seeds: [0, 1]
 compare_to: strong
 report: {protocol: flip}
 """
-
-
-def load(directory: Path, files: Mapping[str, str], **options: Any) -> Study:
-    """Write `files` and load the last one."""
-    for name, text in files.items():
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return load_study(path, **options)
-
-
-def problems(directory: Path, files: Mapping[str, str], **options: Any) -> list[str]:
-    with pytest.raises(StudyError) as caught:
-        load(directory, files, **options)
-    return [str(problem).replace(f"{directory}/", "") for problem in caught.value.problems]
 
 
 def test_steps_and_epochs_replace_each_other(tmp_path: Path) -> None:

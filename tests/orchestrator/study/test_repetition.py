@@ -9,14 +9,12 @@ import pytest
 
 from orchestrator.planning.forecast import priorities
 from orchestrator.planning.preflight_choice import distinct
-from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
-from orchestrator.study.study import Study
-from orchestrator.study.yaml_source import StudyError
 from orchestrator.tracking.descriptions import run_name
 from pipelines.data.dataset import DatasetError
 from pipelines.training.experiment import Experiment, read_experiment
 from pipelines.training.experiment import experiment_differences as differences
+from tests.support.study_files import load, problems
 
 STUDY = """\
 study: small
@@ -27,18 +25,6 @@ base:
 variants: {a: {}, b: {set: {model: {flows: []}}}}
 compare_to: a
 """
-
-
-def load(tmp_path: Path, text: str, **options) -> Study:
-    path = tmp_path / "study.yaml"
-    path.write_text(text)
-    return load_study(path, **options)
-
-
-def problem(tmp_path: Path, text: str) -> str:
-    with pytest.raises(StudyError) as caught:
-        load(tmp_path, text)
-    return "\n".join(map(str, caught.value.problems))
 
 
 def test_every_fold_of_every_seed_is_a_trial(tmp_path: Path) -> None:
@@ -110,13 +96,13 @@ def test_an_experiment_without_folds_is_that_of_older_code(tmp_path: Path) -> No
     ],
 )
 def test_wrong_folds_are_reported(tmp_path: Path, change: str, message: str) -> None:
-    assert message in problem(tmp_path, f"{STUDY}{change}\n")
+    assert message in "\n".join(problems(tmp_path, f"{STUDY}{change}\n"))
 
 
 def test_folds_replace_the_validation_split(tmp_path: Path) -> None:
     for key in ("validation_split: null", "fold: 1, folds: 5"):
         text = STUDY.replace("data: {", f"data: {{{key}, ")
-        message = problem(tmp_path, f"{text}folds: 2\n")
+        message = "\n".join(problems(tmp_path, f"{text}folds: 2\n"))
         if "fold: 1" in key:
             assert message.count("set folds under `folds` of the study, not in an experiment") == 2
         else:

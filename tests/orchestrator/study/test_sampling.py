@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 
 from orchestrator.planning.forecast import priorities
 from orchestrator.planning.preflight_choice import distinct
-from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.sampling import RangeConfig, SearchSample, random_sample, value_text
-from orchestrator.study.study import Study
-from orchestrator.study.yaml_source import StudyError
 from orchestrator.tracking.descriptions import run_name
+from tests.support.study_files import load, problems
 
 STUDY = """\
 study: tune
@@ -39,18 +37,6 @@ RANGES = {
     "integer": RangeConfig(integer=(-1, 4)),
     "choice": RangeConfig(choice=("a", 2, False)),
 }
-
-
-def load(tmp_path: Path, text: str = STUDY, **options: Any) -> Study:
-    path = tmp_path / "study.yaml"
-    path.write_text(text)
-    return load_study(path, **options)
-
-
-def problems(tmp_path: Path, text: str, **options: Any) -> str:
-    with pytest.raises(StudyError) as caught:
-        load(tmp_path, text, **options)
-    return "\n".join(map(str, caught.value.problems))
 
 
 @given(st.sampled_from(sorted(RANGES)), st.floats(0, 1, exclude_max=True))
@@ -87,7 +73,7 @@ def moments(values: list[float]) -> tuple[float, float]:
 def test_sample_of_another_value_is_reported(
     tmp_path: Path, override: tuple[str, str], expected: str
 ) -> None:
-    text = problems(tmp_path, STUDY, overrides=[override])
+    text = "\n".join(problems(tmp_path, STUDY, overrides=[override]))
     assert expected in text
     assert "`when` or `--set` changes it to " in text
 
@@ -143,7 +129,7 @@ def test_a_value_depends_on_key_number_and_seed_only() -> None:
 )
 def test_wrong_ranges(tmp_path: Path, limits: Any, message: str) -> None:
     text = STUDY.replace("{log: [1e-3, 1]}", repr(limits))
-    assert message in problems(tmp_path, text)
+    assert message in "\n".join(problems(tmp_path, text))
 
 
 def test_every_row_has_the_same_samples(tmp_path: Path) -> None:
@@ -165,13 +151,13 @@ def test_every_row_has_the_same_samples(tmp_path: Path) -> None:
 
 
 def test_more_samples_leave_the_first_as_they_are(tmp_path: Path) -> None:
-    few = load(tmp_path).trials
-    many = load(tmp_path, overrides=[("samples", "9")]).trials
+    few = load(tmp_path, STUDY).trials
+    many = load(tmp_path, STUDY, overrides=[("samples", "9")]).trials
     assert {trial.name: trial for trial in few}.items() <= {t.name: t for t in many}.items()
 
 
 def test_a_key_set_on_the_command_line_is_not_sampled(tmp_path: Path) -> None:
-    study = load(tmp_path, overrides=[("training.learning_rate", "0.5")])
+    study = load(tmp_path, STUDY, overrides=[("training.learning_rate", "0.5")])
     assert {trial.experiment.training.learning_rate for trial in study.trials} == {0.5}
     assert all(len(trial.sample.values) == 3 for trial in study.trials)
     assert study.overridden == ("training.learning_rate=0.5",)
@@ -211,12 +197,12 @@ def test_a_key_set_on_the_command_line_is_not_sampled(tmp_path: Path) -> None:
 )
 def test_wrong_searches(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in STUDY
-    assert message in problems(tmp_path, STUDY.replace(old, new, 1))
+    assert message in "\n".join(problems(tmp_path, STUDY.replace(old, new, 1)))
 
 
 def test_samples_without_ranges(tmp_path: Path) -> None:
     text = STUDY[: STUDY.index("sample:")] + "samples: 4\n"
-    assert "`samples` needs `sample`" in problems(tmp_path, text)
+    assert "`samples` needs `sample`" in "\n".join(problems(tmp_path, text))
 
 
 def test_preflight_and_order(tmp_path: Path, small_streets: Path) -> None:
