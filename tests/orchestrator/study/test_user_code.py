@@ -1,5 +1,5 @@
-"""Optimizers, schedules, losses, transforms and metrics in a study: arguments, inheritance,
-identity, user code."""
+"""Optimizers, schedules, losses and transforms in a study: arguments, inheritance, identity, user
+code."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,6 @@ from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_of, modules_of_network
 from orchestrator.study.yaml_source import StudyError
 from pipelines.data.config import TransformConfig
-from pipelines.evaluation.config import MetricConfig
 from pipelines.network.build import build_network
 from pipelines.training.config import LayerDecay, OptimizerConfig, ScheduleConfig
 
@@ -42,7 +41,6 @@ class Distance(torch.nn.Module):
     def forward(self, logits, labels):
         return logits.square().mean()
 """
-
 TRANSFORMS = """\
 import torch
 
@@ -54,7 +52,6 @@ class Darker(torch.nn.Module):
     def forward(self, images):
         return images * self.factor
 """
-
 PARTS = """\
 import torch
 from models import FEM, Backbone
@@ -304,154 +301,6 @@ def test_transforms_are_typed_and_checked(
 )
 def test_invalid_transform_is_one_error(tmp_path: Path, transforms: str, message: str) -> None:
     assert message in only_problem(tmp_path, "epochs: 2", with_transforms(transforms))
-
-
-METRICS = """\
-import torch
-from pipelines.evaluation.metrics import Metric
-
-class Wrong(Metric):
-    def __init__(self, factor: float = 1.0):
-        self.factor = factor
-
-    def statistics(self, prediction, labels):
-        return torch.tensor([self.factor, 1.0], dtype=torch.float64)
-
-    def score(self, sums):
-        return sums[..., 0] / sums[..., 1]
-"""
-
-
-def with_metrics(metrics: str) -> str:
-    # The last brace is that of `training` in STUDY.
-    return f"epochs: 3}}, evaluation: {{metrics: {metrics}"
-
-
-def test_metrics_are_typed_and_part_of_the_identity(
-    tmp_path: Path, user_module: Callable[[str, str], Path]
-) -> None:
-    user_module("own_metrics_of_a_study", METRICS)
-    own = "{name: 'own_metrics_of_a_study:Wrong', arguments: {factor: 2}, key: twice}"
-    metrics = f"[{{name: boundary_iou}}, {{name: boundary_iou, key: wide}}, {own}]"
-    report = "report: {columns: [miou, dice, twice, iou/road, difference/twice]}\n"
-    report += "compare_to: plain\n"
-    plain, other = load(tmp_path, "epochs: 3", with_metrics(metrics), report).trials
-    assert other.experiment.evaluation.metrics == (
-        "boundary_iou",
-        MetricConfig("boundary_iou", {}, "wide"),
-        MetricConfig("own_metrics_of_a_study:Wrong", {"factor": 2}, "twice"),
-    )
-    names = ["own_metrics_of_a_study"]
-    assert [module.__name__ for module in modules_of(other.experiment, ())] == names
-    assert modules_of_network(other.experiment, ()) == []
-    none = load(tmp_path, "epochs: 3", with_metrics("[]")).trials[1]
-    identities = [trial_identity(t.experiment, "0") for t in (plain, none, other)]
-    assert identities[0] == identities[1] != identities[2]
-
-
-@pytest.mark.parametrize(
-    ("metrics", "message"),
-    [
-        ("[boundary]", "`evaluation`: metrics is 'boundary'; known: boundary_f, boundary_iou, cal"),
-        ("[dice]", "`evaluation`: metrics is 'dice', which is always computed; remove it"),
-        ("boundary_f", '`evaluation.metrics` must be a list, received "boundary_f"'),
-        ("[{name: boundary_f, argument: {}}]", "unknown key `evaluation.metrics.0.argument`; did"),
-        (
-            "[{name: boundary_f, arguments: {pixels: 3}}]",
-            "6:63: metric boundary_f: unknown argument `pixels`; known: tolerance",
-        ),
-        (
-            "[{name: boundary_f, arguments: {tolerance: wide}}]",
-            '`tolerance` must be a whole number, received "wide"',
-        ),
-        ("['absent.module:Own']", "metric absent.module:Own: cannot import absent.module"),
-        (
-            "[{name: boundary_iou, key: hours}]",
-            "a metric has the key 'hours', which is a column; set another `key`",
-        ),
-    ],
-)
-def test_invalid_metric_is_one_error(tmp_path: Path, metrics: str, message: str) -> None:
-    with pytest.raises(StudyError) as raised:
-        load(tmp_path, "epochs: 2", with_metrics(metrics))
-    problems = {str(problem) for problem in raised.value.problems}
-    assert len(problems) == 1, problems
-    assert message in problems.pop()
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ("report: {columns: [wide]}", "`report.columns` has 'wide', which is not a column"),
-        (
-            "report: {columns: [difference/wide]}\ncompare_to: plain",
-            "'difference/wide', but no trial has the metric 'wide'",
-        ),
-        ("report: {columns: [difference/dice]}", "'difference/dice', but no row is compared"),
-        (
-            "kind: search\nearly_stopping: {metric: boundary_iou}",
-            "`early_stopping.metric` is 'boundary_iou', which plain does not compute",
-        ),
-        ("report: {class_groups: {thin: []}}", "class_groups has 'thin' without classes"),
-        (
-            "protocols: {whole: {metrics: [border]}}",
-            "`protocols.whole`: metrics is 'border'; known: boundary_f",
-        ),
-        (
-            "protocols: {whole: {metrics: [{name: boundary_f, arguments: {pixels: 1}}]}}",
-            "metric boundary_f: unknown argument `pixels`",
-        ),
-    ],
-)
-def test_name_of_an_unknown_metric_is_one_error(tmp_path: Path, more: str, message: str) -> None:
-    with pytest.raises(StudyError) as raised:
-        load(tmp_path, "epochs: 2", with_metrics("[boundary_iou]"), f"{more}\n")
-    problems = {str(problem) for problem in raised.value.problems}
-    assert len(problems) == 1, problems
-    assert message in problems.pop()
-
-
-def test_one_key_with_several_settings_is_not_compared(tmp_path: Path) -> None:
-    base = "epochs: 2}\n  evaluation: {metrics: [boundary_f]"
-    other = with_metrics("[{name: boundary_f, arguments: {tolerance: 5}}]")
-    load(tmp_path, base, other)
-    for columns in ("boundary_f", "boundary_f/road", "difference/boundary_f"):
-        more = f"report: {{columns: [{columns}]}}\ncompare_to: plain\n"
-        with pytest.raises(StudyError, match="has other settings in other than in plain, so it"):
-            load(tmp_path, base, other, more)
-
-
-def test_protocols_add_metrics_to_those_of_the_trials(tmp_path: Path) -> None:
-    more = """\
-protocols:
-  whole: {metrics: [calibration_error, {name: boundary_f, arguments: {tolerance: 5}}]}
-report: {protocol: whole, columns: [miou, calibration_error]}
-"""
-    other = "epochs: 3}, evaluation: {metrics: [boundary_f, boundary_iou]"
-    study = load(tmp_path, "epochs: 2", other, more)
-    configs = [
-        study.config.evaluation_under(name, study.trials[1].experiment.evaluation).metric_configs
-        for name in (None, "whole")
-    ]
-    assert [[config.key for config in each] for each in configs] == [
-        ["boundary_f", "boundary_iou"],
-        ["boundary_iou", "calibration_error", "boundary_f"],
-    ]
-    assert configs[1][2].arguments == {"tolerance": 5}
-
-
-@pytest.mark.parametrize("metric", ["miou", "dice", "iou/road", "boundary_iou", "boundary_iou/sky"])
-def test_search_is_ranked_by_any_metric_of_the_trials(tmp_path: Path, metric: str) -> None:
-    more = f"kind: search\nearly_stopping: {{metric: {metric}}}\n"
-    study = load(tmp_path, "epochs: 2}\n  evaluation: {metrics: [boundary_iou]", more=more)
-    assert study.config.early_stopping is not None
-    assert study.config.early_stopping.metric == metric
-
-
-def test_search_is_not_ranked_by_classes_of_a_metric_without_them(tmp_path: Path) -> None:
-    more = "kind: search\nearly_stopping: {metric: calibration_error/road}\n"
-    with pytest.raises(StudyError, match="'calibration_error/road', which plain does not compute"):
-        load(tmp_path, "epochs: 2}\n  evaluation: {metrics: [calibration_error]", more=more)
 
 
 def test_conditions_match_both_forms(tmp_path: Path) -> None:
