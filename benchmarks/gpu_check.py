@@ -38,10 +38,10 @@ from pipelines.data.node_cache import NodeCache
 from pipelines.machine import cores
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.streets import Streets
+from pipelines.training.config import TrainingConfig
 from pipelines.training.determinism import training_algorithms
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
-from pipelines.training.optimization import TrainingConfig
 
 RATE = 1e-6  # learning rate of timed steps; tiny, so that weights stay nearly the same
 

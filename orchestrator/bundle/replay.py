@@ -11,12 +11,7 @@ from typing import cast, get_args
 import numpy as np
 
 from orchestrator.bundle.check import bundled_study
-from orchestrator.bundle.content import (
-    COUNTS,
-    DESCRIPTION,
-    Bundle,
-    BundleError,
-)
+from orchestrator.bundle.content import COUNTS, DESCRIPTION, Bundle, BundleError
 from orchestrator.bundle.saved_models import missing_weights
 from orchestrator.bundle.write import REPLAYED, environment, last_weights
 from orchestrator.report.results import score_of
@@ -31,7 +26,7 @@ from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import open_dataset
 from pipelines.data.files import file_digest
 from pipelines.evaluation.counts import read_counts
-from pipelines.network.precision import Precision
+from pipelines.network.config import Precision
 from pipelines.preparation.embedded import EMBEDDED
 from pipelines.wording import suggestion
 

@@ -38,9 +38,9 @@ from orchestrator.study.user_code import modules_named, modules_of
 from orchestrator.tracking.queries import history
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore
-from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.dataset import open_dataset
 from pipelines.data.files import file_digest
-from pipelines.data.manifest import MANIFEST_NAME, Manifest
+from pipelines.data.manifest import MANIFEST_NAME, DatasetError, Manifest
 from pipelines.evaluation.statistics_file import STATISTICS_FILE
 from pipelines.network.file_names import WEIGHTS_FILE
 

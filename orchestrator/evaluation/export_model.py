@@ -34,7 +34,8 @@ from orchestrator.evaluation.trained_model import (
     store_for_model,
 )
 from orchestrator.tracking.store import TrackingStore
-from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.dataset import open_dataset
+from pipelines.data.manifest import DatasetError
 from pipelines.data.normalization import normalize
 from pipelines.model_directory import file_texts
 from pipelines.network.export import (

@@ -25,7 +25,8 @@ from pipelines.data.dataset import Split, open_dataset
 from pipelines.data.image_io import encode_png
 from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
-from pipelines.evaluation.evaluate import count_pixels, predict_image
+from pipelines.evaluation.evaluate import count_pixels
+from pipelines.evaluation.inference import predict_image
 from pipelines.evaluation.scores import ScoreState
 from pipelines.submission import SUBMISSIONS
 

@@ -17,7 +17,8 @@ from orchestrator.study.resolved import absolute, absolute_weights
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import modules_of
 from orchestrator.tracking.runs import TrialRun, select_run
-from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.dataset import open_dataset
+from pipelines.data.manifest import DatasetError
 from pipelines.network.config import Precision
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.network.weight_files import WeightsError, locate_weights, weights_digest

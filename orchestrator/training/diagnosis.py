@@ -10,13 +10,7 @@ from typing import Any, get_args
 
 import ray
 import torch
-from ray.exceptions import (
-    ActorDiedError,
-    NodeDiedError,
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-)
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayActorError, RayError
 from ray.train.v2._internal.exceptions import RayTrainError, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
@@ -31,7 +25,7 @@ from orchestrator.training.failures import (
     TrialError,
     WrongTrialError,
 )
-from pipelines.data.dataset import DatasetError
+from pipelines.data.manifest import DatasetError
 from pipelines.errors import is_disk_full, is_gpu_fault, is_out_of_memory
 from pipelines.evaluation.inference import NonFiniteLogitsError
 from pipelines.network.build import NetworkError

@@ -12,9 +12,9 @@ from itertools import combinations
 import numpy as np
 
 from pipelines.data.config import AugmentationConfig
-from pipelines.data.dataset import DatasetError, PreparedDataset, Split
+from pipelines.data.dataset import PreparedDataset, Split
 from pipelines.data.image_format import RGB, ImageFormat
-from pipelines.data.manifest import Manifest
+from pipelines.data.manifest import DatasetError, Manifest
 from pipelines.data.split_names import splits_overlap
 from pipelines.wording import counted
 

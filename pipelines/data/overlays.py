@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
+from pipelines.data.dataset import IGNORE_INDEX
+from pipelines.data.manifest import ClassInfo
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -19,7 +19,8 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import Stroke
 from scipy import ndimage
 
-from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
+from pipelines.data.dataset import IGNORE_INDEX
+from pipelines.data.manifest import ClassInfo
 from pipelines.data.overlays import Pixels, colorize
 from pipelines.figures.layout import FONT, Layout, class_legend, save, shortened, show, unit
 

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipelines.data.dataset import ClassInfo
+from pipelines.data.manifest import ClassInfo
 from pipelines.data.overlays import Pixels, colorize
 from pipelines.figures.layout import FONT, Layout, class_legend, save, shortened, show
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from pipelines.data.dataset import ClassInfo
+from pipelines.data.manifest import ClassInfo
 from pipelines.data.overlays import Pixels, drawable, overlay
 
 _NARROWEST = 240  # pixels of a legend, also under a narrower image

@@ -13,8 +13,9 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
-from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
+from pipelines.data.dataset import IGNORE_INDEX
 from pipelines.data.files import atomic_file
+from pipelines.data.manifest import ClassInfo
 from pipelines.data.overlays import Pixels
 
 PAGE = 7.2  # inches

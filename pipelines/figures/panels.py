@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from pipelines.data.dataset import IGNORE_INDEX, ClassInfo
+from pipelines.data.dataset import IGNORE_INDEX
+from pipelines.data.manifest import ClassInfo
 from pipelines.data.overlays import Pixels, colorize, mistakes
 from pipelines.figures.layout import save, unit
 

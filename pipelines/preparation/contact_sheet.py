@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw
 
 from pipelines.data.augmentation import Augmentation
 from pipelines.data.config import DataConfig
-from pipelines.data.dataset import IGNORE_INDEX, ClassInfo, DatasetError, PreparedDataset
+from pipelines.data.dataset import IGNORE_INDEX, PreparedDataset
 from pipelines.data.loading import TrainingBatches
+from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.data.overlays import Pixels, colorize, drawable, overlay
 
 # All in pixels.

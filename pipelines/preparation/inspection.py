@@ -8,10 +8,10 @@ from functools import partial
 
 import numpy as np
 
-from pipelines.data.dataset import DatasetError, PreparedDataset, Split
+from pipelines.data.dataset import PreparedDataset, Split
 from pipelines.data.facts import dataset_warnings, summary
 from pipelines.data.image_format import RGB, ImageFormat
-from pipelines.data.manifest import Shard
+from pipelines.data.manifest import DatasetError, Shard
 from pipelines.data.prefetch import prefetch
 from pipelines.wording import counted
 

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow.fs
 import pytest
 
-from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.dataset import open_dataset
 from pipelines.data.decoded_split import DecodedSplit
+from pipelines.data.manifest import DatasetError
 from pipelines.data.node_cache import NodeCache
 from pipelines.data.storage import locate
 from pipelines.preparation import prepare_dataset

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from models.backbones import BACKBONES, backbone_class
 from models.config import BUILT_IN_BACKBONES, BuiltInBackbone, FENetConfig, fem_kinds
-from models.enhancement import FEM_KINDS
+from models.registry import FEM_KINDS
 
 
 def test_built_in_backbones_are_the_registered_classes() -> None:

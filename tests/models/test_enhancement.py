@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models import FEM, FEMOptions, FENet, FENetConfig, register_fem
-from models.enhancement import DetailFEM, Extractor, Flow, SemanticFEM, Start
+from models.config import Start
+from models.enhancement import DetailFEM, Extractor, Flow, SemanticFEM
 from models.layers import BasicBlock, ConvNormReLU
 
 

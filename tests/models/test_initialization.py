@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from models import FEMOptions, FENet, FENetConfig, register_backbone, register_fem
 from models.backbones import BACKBONES, Backbone
 from models.cost import on_meta
-from models.enhancement import FEM_KINDS, DetailFEM
+from models.enhancement import DetailFEM
+from models.registry import FEM_KINDS
 from pipelines.network.build import build_network
 from pipelines.network.config import NetworkConfig
 

@@ -20,7 +20,8 @@ from pipelines.config import dump_yaml, load_yaml
 from pipelines.data.dataset import open_dataset
 from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.config import EvaluationConfig, MetricConfig
-from pipelines.evaluation.evaluate import Scores, evaluate
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.scores import Scores
 from pipelines.network.precision import Numerics
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.camvid import CamVid

@@ -26,8 +26,8 @@ from orchestrator.study.study import Study
 from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
-from pipelines.data.dataset import DatasetError
 from pipelines.data.loading import EvaluationBatches
+from pipelines.data.manifest import DatasetError
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.model_directory import write_model_directory

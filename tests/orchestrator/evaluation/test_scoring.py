@@ -10,7 +10,7 @@ from rich.progress import Progress
 from models import FENetConfig
 from orchestrator.evaluation import scoring
 from orchestrator.evaluation.scoring import EvaluationEndedError
-from pipelines.data.dataset import DatasetError
+from pipelines.data.manifest import DatasetError
 from pipelines.network.config import ModelConfig, NetworkConfig
 from pipelines.training.experiment import Experiment
 

@@ -13,7 +13,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolve import check_submission, resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
-from pipelines.data.dataset import DatasetError
+from pipelines.data.manifest import DatasetError
 from pipelines.submission import SubmissionError, pack
 
 

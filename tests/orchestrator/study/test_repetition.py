@@ -11,7 +11,7 @@ from orchestrator.planning.forecast import priorities
 from orchestrator.planning.preflight_choice import distinct
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.tracking.descriptions import run_name
-from pipelines.data.dataset import DatasetError
+from pipelines.data.manifest import DatasetError
 from pipelines.training.experiment import Experiment, read_experiment
 from pipelines.training.experiment import experiment_differences as differences
 from tests.support.study_files import load, problems

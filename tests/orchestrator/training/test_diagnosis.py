@@ -19,7 +19,7 @@ from ray.train.v2.api.preemption import PreemptionInfo
 
 from orchestrator.training.diagnosis import classify, diagnose
 from orchestrator.training.failures import Attempts, Cause, Failure
-from pipelines.data.dataset import DatasetError
+from pipelines.data.manifest import DatasetError
 from pipelines.evaluation.inference import NonFiniteLogitsError
 from pipelines.network.build import NetworkError
 from pipelines.training.distributed import RankMismatchError

@@ -18,12 +18,13 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from models.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from pipelines.data.augmentation import Augmentation, normalize
+from pipelines.data.augmentation import Augmentation
 from pipelines.data.batches import SourceBatch
 from pipelines.data.config import AugmentationConfig, DataConfig
 from pipelines.data.geometry import plan_crop
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.loading import TrainingBatches
+from pipelines.data.normalization import normalize
 from pipelines.data.randomness import Stream, uniform, uniform_streams
 from pipelines.data.sampling import Draws
 

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.image_io import decode_indices, decode_rgb, encode_png
-from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest
+from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, DatasetError, Manifest
 from pipelines.preparation.embedded import prepare_streets
 from pipelines.preparation.streets import CLASSES, render_street
 from tests.support import ROOT

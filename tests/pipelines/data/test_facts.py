@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.facts import (
     check_trainable,
     dataset_warnings,
@@ -22,7 +22,7 @@ from pipelines.data.facts import (
     summary,
     training_warnings,
 )
-from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME
+from pipelines.data.manifest import INDEX_NAME, MANIFEST_NAME, DatasetError
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.folder import Folder
 from pipelines.prepare import main as prepare_command

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold
 
 from pipelines.data.config import DataConfig
-from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.folds import fold_rows
+from pipelines.data.manifest import DatasetError
 from pipelines.data.node_cache import NodeCache
 from pipelines.data.split_names import (
     FoldBy,

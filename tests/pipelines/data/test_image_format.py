@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.dataset import open_dataset
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.image_io import ImageError, decode_channels, encode_channels
-from pipelines.data.manifest import Manifest
+from pipelines.data.manifest import DatasetError, Manifest
 
 FOUR = ImageFormat(4, 16, (0, 4095), (0.2, 0.3, 0.4, 0.5), (0.1, 0.1, 0.2, 0.2), (4, 3, 2))
 

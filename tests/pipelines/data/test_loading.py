@@ -13,9 +13,10 @@ import torch
 
 from pipelines.data.augmentation import Augmentation
 from pipelines.data.config import AugmentationConfig, DataConfig
-from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.image_format import RGB
 from pipelines.data.loading import BufferPool, EvaluationBatches, TrainingBatches
+from pipelines.data.manifest import DatasetError
 from pipelines.data.node_cache import NodeCache
 from pipelines.data.prefetch import prefetch
 from pipelines.preparation.prepare_dataset import prepare

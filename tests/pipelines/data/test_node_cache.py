@@ -17,8 +17,9 @@ from filelock import FileLock
 from PIL import Image
 
 from pipelines.data import image_io, node_cache
-from pipelines.data.dataset import DatasetError, PreparedDataset, Split, open_dataset
+from pipelines.data.dataset import PreparedDataset, Split, open_dataset
 from pipelines.data.decoded_split import DecodedSplit
+from pipelines.data.manifest import DatasetError
 from pipelines.data.node_cache import NodeCache
 from pipelines.preparation.embedded import prepare_streets
 

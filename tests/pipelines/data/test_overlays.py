@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.data.dataset import ClassInfo, PreparedDataset
+from pipelines.data.dataset import PreparedDataset
+from pipelines.data.manifest import ClassInfo
 from pipelines.data.overlays import colorize, mistakes, overlay
 
 CLASSES = [ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.data import storage
-from pipelines.data.dataset import DatasetError
+from pipelines.data.manifest import DatasetError
 from pipelines.data.storage import locate
 
 

@@ -14,8 +14,9 @@ from pipelines.data.dataset import open_dataset
 from pipelines.data.image_format import RGB
 from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.config import EvaluationConfig
-from pipelines.evaluation.evaluate import Scores, count_pixels, evaluate, predict, predict_image
-from pipelines.evaluation.scores import ScoreState
+from pipelines.evaluation.evaluate import count_pixels, evaluate
+from pipelines.evaluation.inference import predict, predict_image
+from pipelines.evaluation.scores import Scores, ScoreState
 from pipelines.network.precision import Numerics
 
 CPU = Numerics.choose(torch.device("cpu"), "fp32")

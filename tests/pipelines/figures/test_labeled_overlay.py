@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.data.dataset import ClassInfo
+from pipelines.data.manifest import ClassInfo
 from pipelines.data.overlays import overlay
 from pipelines.figures.labeled_overlay import draw_overlay
 

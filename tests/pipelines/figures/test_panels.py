@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.data.dataset import ClassInfo
+from pipelines.data.manifest import ClassInfo
 from pipelines.figures.comparison import ComparedImage, draw_comparison
 from pipelines.figures.features import Features, draw_features
 from pipelines.figures.panels import draw_confusion, draw_panels

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.data.dataset import PreparedDataset, open_dataset
+from pipelines.data.manifest import DatasetError
 from pipelines.preparation.inspection import describe, verify
 
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.dataset import open_dataset
 from pipelines.data.image_io import ImageError, open_image
+from pipelines.data.manifest import DatasetError
 from pipelines.preparation.label_forms import (
     LabelForms,
     check_one_reading,

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.dataset import open_dataset
+from pipelines.data.manifest import DatasetError
 from pipelines.data.node_cache import NodeCache
 from pipelines.preparation.embedded import prepare_streets
 from pipelines.preparation.prepare_dataset import prepare

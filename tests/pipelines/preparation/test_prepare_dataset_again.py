@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.dataset import open_dataset
+from pipelines.data.manifest import DatasetError
 from pipelines.preparation import prepare_dataset
 from pipelines.preparation.embedded import prepare_streets
 from pipelines.preparation.inspection import verify

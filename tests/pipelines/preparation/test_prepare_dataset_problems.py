@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.dataset import open_dataset
+from pipelines.data.manifest import DatasetError
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.camvid import CamVid
 from tests.support.camvid_source import CamVidSource

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.data.dataset import DatasetError, PreparedDataset, open_dataset
+from pipelines.data.dataset import PreparedDataset, open_dataset
+from pipelines.data.manifest import DatasetError
 from pipelines.preparation.labels import voc_color
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers import READERS, Reader

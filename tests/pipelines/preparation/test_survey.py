@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.data.dataset import DatasetError, open_dataset
-from pipelines.data.manifest import Manifest
+from pipelines.data.dataset import open_dataset
+from pipelines.data.manifest import DatasetError, Manifest
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.folder import Folder
 

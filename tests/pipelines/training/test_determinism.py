@@ -12,10 +12,10 @@ from models import FENetConfig
 from orchestrator.study.identity import trial_identity
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import open_dataset
+from pipelines.training.config import TrainingConfig
 from pipelines.training.determinism import training_algorithms
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
-from pipelines.training.optimization import TrainingConfig
 
 
 def settings() -> tuple[Any, ...]:

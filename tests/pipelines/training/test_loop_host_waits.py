@@ -13,9 +13,9 @@ from pipelines.data.config import DataConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.network.precision import Numerics
 from pipelines.training import loop
+from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
-from pipelines.training.optimization import TrainingConfig
 from tests.support.host_waits import HostWaits
 
 STEPS = 2

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.dataset import open_dataset
+from pipelines.data.manifest import DatasetError
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.mapillary import Mapillary
 from pipelines.prepare import main

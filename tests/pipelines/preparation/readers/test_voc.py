@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.data.dataset import DatasetError, open_dataset
+from pipelines.data.dataset import open_dataset
+from pipelines.data.manifest import DatasetError
 from pipelines.preparation.labels import voc_color
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.voc import VOC
