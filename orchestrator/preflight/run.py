@@ -182,7 +182,7 @@ def _smoke_test(
 
 
 class _Events:
-    """Collects the results; implements `training.tuner.TrialEvents`."""
+    """Collects the results; implements `training.events.TrialEvents`."""
 
     def __init__(self, say: Callable[[str], None], stop_requested: Callable[[], bool]) -> None:
         self.results: list[PreflightResult] = []

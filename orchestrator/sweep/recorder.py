@@ -60,7 +60,7 @@ GRACE_SECONDS = 60.0
 
 
 class Recorder:
-    """Implements `training.tuner.TrialEvents`. Writes to the tracking store in the background;
+    """Implements `training.events.TrialEvents`. Writes to the tracking store in the background;
     `close` waits until everything is written."""
 
     def __init__(

@@ -22,9 +22,9 @@ from orchestrator.study.config import EarlyStopping, Limits
 from orchestrator.training.failures import Failure, PreemptedError
 from orchestrator.training.job import Job
 from orchestrator.training.tuner import run_jobs
-from orchestrator.training.worker import WorkerTask
 from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
+from tests.support.jobs import cpu_job, cpu_task
 
 pytestmark = pytest.mark.slow
 # Driver processes cannot import this test module, so its functions are pickled by value.
@@ -52,18 +52,12 @@ def job(
     name: str, workers: int = 1, seconds: float = 1.0, priority: int = 1, retries: int = 0
 ) -> Job:
     experiment = Experiment(training=TrainingConfig(epochs=EPOCHS, precision="fp32"))
-    task = WorkerTask(experiment, "", "", 1, (), None, None, 1.0, output="", stop_file="")
-    return Job(
-        name=name,
-        run_name=name,
-        task=task,
+    return cpu_job(
+        cpu_task(experiment),
+        name,
         epochs=EPOCHS,
         workers=workers,
-        resources={"CPU": 1.0},
-        use_gpu=False,
         retries=retries,
-        keep_checkpoints=1,
-        storage="",
         expected_seconds=seconds,
         priority=priority,
     )

@@ -9,8 +9,8 @@ from ray.train.v2._internal.execution.storage import StorageContext
 
 from orchestrator.training.checkpoints import TrialCheckpoints, checkpoint_config, checkpoint_uri
 from orchestrator.training.job import Job
-from orchestrator.training.worker import SCORE, WorkerTask
-from pipelines.training.experiment import Experiment
+from orchestrator.training.worker import SCORE
+from tests.support.jobs import cpu_job
 
 # From Ray's own classes.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
@@ -18,19 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDepre
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    task = WorkerTask(Experiment(), "", "", 1, (), None, None, 1.0, output="", stop_file="")
-    return Job(
-        name="trial",
-        run_name="run",
-        task=task,
-        epochs=2,
-        workers=1,
-        resources={"CPU": 1.0},
-        use_gpu=False,
-        retries=0,
-        keep_checkpoints=2,
-        storage=str(tmp_path / "storage"),
-    )
+    return cpu_job(run_name="run", keep_checkpoints=2, storage=str(tmp_path / "storage"))
 
 
 def add(checkpoints: TrialCheckpoints, directory: Path, epoch: int, score: float) -> None:

@@ -15,8 +15,7 @@ from orchestrator.training.diagnosis import diagnose
 from orchestrator.training.failures import EditedCodeError
 from orchestrator.training.job import Job
 from orchestrator.training.single import check_sources
-from orchestrator.training.worker import WorkerTask
-from pipelines.training.experiment import Experiment
+from tests.support.jobs import cpu_job, cpu_task
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def own_module(user_module: Callable[[str, str], Path], monkeypatch: pytest.Monk
 
 def test_process_refuses_a_trial_after_its_sources_were_edited(own_module: Path) -> None:
     imports = (own_module.stem,)
-    task = WorkerTask(Experiment(), "", "", 1, imports, None, None, 1.0, output="", stop_file="")
+    task = cpu_task(imports=imports)
     check_sources(task)
     check_sources(task)
     own_module.write_text("WIDTH = 16\n")
@@ -42,10 +41,8 @@ def test_process_refuses_a_trial_after_its_sources_were_edited(own_module: Path)
 
 
 def job(directory: Path) -> Job:
-    task = WorkerTask(Experiment(), "", "", 1, (), None, None, 1.0, str(directory), stop_file="")
-    return Job(
-        "a", "a", task, 2, 1, {}, False, retries=0, keep_checkpoints=1, storage=str(directory)
-    )
+    task = cpu_task(output=str(directory))
+    return cpu_job(task, resources={}, storage=str(directory))
 
 
 @pytest.fixture

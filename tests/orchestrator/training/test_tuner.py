@@ -1,112 +1,17 @@
-"""What Tune reports and when it stops trials, tested without a cluster."""
-
-from types import SimpleNamespace
-from typing import Any
+"""Which processes Tune reuses, tested without a cluster."""
 
 import pytest
 
 from orchestrator.training import tuner
-from orchestrator.training.failures import Failure
-from orchestrator.training.job import Job
-from orchestrator.training.tuner import (
-    FAILURE,
-    OUTCOME,
-    EventCallback,
-    EventChannel,
-    RequestStopper,
-    may_reuse_process,
-)
-from orchestrator.training.worker import WorkerTask
+from orchestrator.training.tuner import may_reuse_process
 from pipelines.network.config import NetworkConfig
 from pipelines.training.experiment import Experiment
-
-
-def job(name: str, epochs: int) -> Any:
-    return SimpleNamespace(name=name, epochs=epochs)
-
-
-class Events:
-    """The requests to a study."""
-
-    def __init__(self, stop: bool = False, hold: bool = False, unwanted: bool = False) -> None:
-        self.stop, self.hold, self.deleted = stop, hold, unwanted
-
-    def stop_requested(self) -> bool:
-        return self.stop
-
-    def hold_requested(self) -> bool:
-        return self.hold
-
-    def unwanted(self, name: str) -> bool:
-        return self.deleted
-
-
-def stops(report: dict[str, Any], **requests: bool) -> bool:
-    stopper = RequestStopper([job("a", 5)], EventChannel(Events(**requests)))  # type: ignore[arg-type]
-    return stopper("id", {**report, "config": {"job": 0}})
-
-
-@pytest.mark.parametrize("request_name", ["stop", "hold"])
-def test_stop_request_ends_a_trial_at_any_report_but_the_last(request_name: str) -> None:
-    assert not stops({"epoch": 4})
-    assert stops({"epoch": 4}, **{request_name: True})
-    assert stops({"checkpoint_score": -1.0}, **{request_name: True})  # within an epoch
-    assert not stops({"epoch": 5}, **{request_name: True})
-    assert not stops({OUTCOME: {}}, **{request_name: True})
-    assert not stops({FAILURE: "no good"}, **{request_name: True})
-
-
-def test_deleted_trial_ends_at_any_report() -> None:
-    assert stops({"epoch": 5}, unwanted=True)
-
-
-def cpu_job(experiment: Experiment, imports: tuple[str, ...] = ()) -> Job:
-    task = WorkerTask(experiment, "", "", 1, imports, None, None, 1.0, output="", stop_file="")
-    return Job("a", "a", task, 2, 1, {"CPU": 1.0}, False, retries=0, keep_checkpoints=1, storage="")
+from tests.support.jobs import cpu_job, cpu_task
 
 
 def test_process_that_ran_user_code_trains_no_other_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuner.sys, "platform", "linux")
-    assert may_reuse_process(cpu_job(Experiment()), None)
+    assert may_reuse_process(cpu_job(), None)
     network = NetworkConfig(network="package.module:Network")
-    assert not may_reuse_process(cpu_job(Experiment(model=network)), None)
-    assert not may_reuse_process(cpu_job(Experiment(), imports=("package.module",)), None)
-
-
-class Log(Events):
-    """Records the events of a study."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[str] = []
-
-    def started(self, name: str) -> None:
-        self.events.append("started")
-
-    def interrupted(self, name: str) -> None:
-        self.events.append("interrupted")
-
-    def failed(self, name: str, failure: Failure) -> None:
-        self.events.append(f"failed: {failure.cause}")
-
-
-def test_loss_of_an_earlier_trials_process_does_not_count_for_the_next_trial() -> None:
-    log, retried = Log(), list[int]()
-    job = cpu_job(Experiment())
-    callback = EventCallback([job], EventChannel(log), retried.append)  # type: ignore[arg-type]
-
-    def attempt(number: int) -> Any:
-        return SimpleNamespace(
-            trial_id=str(number), config={"job": 0, "attempt": number}, pickled_error_file=None
-        )
-
-    def lose(trial: Any) -> None:
-        callback._detectors[0]._nodes = lambda: [{"NodeID": "a"}]  # a single node is never lost
-        callback.on_trial_error(0, [], trial)
-
-    lose(attempt(0))  # before it has started
-    assert (log.events, retried) == (["interrupted"], [0])
-    second = attempt(1)
-    callback.on_trial_start(0, [], second)
-    lose(second)
-    assert (log.events, retried) == (["interrupted", "started", "failed: lost worker"], [0])
+    assert not may_reuse_process(cpu_job(cpu_task(Experiment(model=network))), None)
+    assert not may_reuse_process(cpu_job(cpu_task(imports=("package.module",))), None)
