@@ -32,7 +32,7 @@ from pipelines.data.image_io import check_writable, save_image
 from pipelines.errors import UserError
 from pipelines.machine import cores
 from pipelines.preparation.fetching import fetch
-from pipelines.preparation.inspection import describe, image_format_lines, verify
+from pipelines.preparation.inspection import describe_dataset, image_format_lines, verify
 from pipelines.preparation.prepare_dataset import Progress as ReportProgress
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers import READERS
@@ -94,7 +94,7 @@ def inspect_dataset(options: argparse.Namespace) -> int:
     check_writable(path)
     from pipelines.preparation.contact_sheet import contact_sheet  # importing torch takes seconds
 
-    print(describe(dataset))
+    print(describe_dataset(dataset))
     if options.verify:
         _verify(dataset)
     save_image(contact_sheet(dataset, options.count), path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.bundle.check import check_bundle
-from orchestrator.bundle.content import opened, pack
+from orchestrator.bundle.content import opened, pack_directory
 from orchestrator.bundle.replay import replay
 from orchestrator.bundle.write import write_bundle
 from orchestrator.console import InputError, say, say_labeled, warn
@@ -63,7 +63,7 @@ def _write(options: argparse.Namespace, console: Console) -> int:
         directory = partial / "bundle"
         report = write_bundle(study, overrides, study_report, storage, directory, options.weights)
         if out.suffix.lower() == ".zip":
-            directory = pack(directory, partial / "bundle.zip")
+            directory = pack_directory(directory, partial / "bundle.zip")
         directory.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -139,7 +139,7 @@ def digests(directory: Path) -> dict[str, str]:
     return by_path
 
 
-def pack(directory: Path, archive: Path) -> Path:
+def pack_directory(directory: Path, archive: Path) -> Path:
     """Write the files of a directory to a new zip archive; return its path."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
         for file in sorted(path for path in directory.rglob("*") if path.is_file()):

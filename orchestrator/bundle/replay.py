@@ -20,7 +20,7 @@ from orchestrator.study.resolved import absolute
 from orchestrator.study.study import Study, Trial
 from orchestrator.tracking.connection import database_file
 from orchestrator.tracking.open_store import open_existing_store, tracking_uri
-from orchestrator.tracking.queries import history, take_snapshot
+from orchestrator.tracking.queries import history, read_snapshot
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.dataset import open_dataset
@@ -144,7 +144,7 @@ def _check_storage(bundle: Bundle, storage: Path) -> None:
     if file is None or not file.exists():
         return
     recorded = {run.run_id for run in bundle.runs.values()}
-    if any(run.run_id in recorded for run in take_snapshot(open_existing_store(storage)).trials):
+    if any(run.run_id in recorded for run in read_snapshot(open_existing_store(storage)).trials):
         raise BundleError(
             f"--storage {storage} holds the runs of the bundle, which a replay must not find; "
             "choose another directory"

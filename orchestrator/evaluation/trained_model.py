@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.storage import Storage
-from orchestrator.study.overlay import read_experiment
+from orchestrator.study.overlay import validate_experiment
 from orchestrator.study.user_code import import_modules
 from orchestrator.study.validation import validate
 from orchestrator.study.yaml_source import Source, read_yaml
@@ -184,7 +184,7 @@ def _read(
     for file in (CLASSES_FILE, WEIGHTS_FILE):
         if not (directory / file).is_file():
             raise ModelError(f"{name} is not a model: it has no {file}")
-    experiment = read_experiment(_mapping(directory / EXPERIMENT_FILE))
+    experiment = validate_experiment(_mapping(directory / EXPERIMENT_FILE))
     class_list = validate(_mapping(directory / CLASSES_FILE), ClassList)
     network = _build(experiment, class_list)
     load_weights(directory, network)

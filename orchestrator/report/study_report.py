@@ -47,10 +47,10 @@ from orchestrator.tracking.queries import (
     StoreSnapshot,
     history,
     parent_run_id,
+    read_snapshot,
     recorded_samples,
     run_url,
     study_figures,
-    take_snapshot,
     viewing_instructions,
 )
 from orchestrator.tracking.store import TrackingStore
@@ -221,7 +221,7 @@ class StudyReport:
 
     def read(self, snapshot: StoreSnapshot | None = None) -> Report:
         """Read the report from the tracking store. snapshot: of the store; None takes one now."""
-        snapshot = snapshot or take_snapshot(self.store)
+        snapshot = snapshot or read_snapshot(self.store)
         study, reader = self.study, self._results
         if self.identities is None and (recorded := recorded_samples(study, snapshot.trials)):
             assert study.with_samples is not None

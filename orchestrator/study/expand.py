@@ -20,8 +20,8 @@ from orchestrator.study.config import StudyConfig, VariantConfig
 from orchestrator.study.overlay import (
     dotted_leaves,
     overlay,
-    read_experiment,
     unknown_key,
+    validate_experiment,
     without_unknown_keys,
 )
 from orchestrator.study.published import EnteredScore, Reference
@@ -172,7 +172,7 @@ class _Expansion:
             for end in limits.choice or limits.bounds or ():
                 sample = SearchSample(0, {**drawn, key: end})
                 try:
-                    read_experiment(self._cell(name, axes, cell, sample).source)
+                    validate_experiment(self._cell(name, axes, cell, sample).source)
                 except StudyError as error:
                     self.problems += error.problems
 
@@ -247,7 +247,7 @@ class _Expansion:
         references = self._matching(cell, "reference", variant.references)
         entered = self._matching(cell, "entered", variant.entered_scores)
         try:
-            experiment = read_experiment(cell.source)
+            experiment = validate_experiment(cell.source)
         except StudyError as error:
             self.problems += error.problems
             return

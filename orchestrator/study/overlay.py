@@ -123,7 +123,7 @@ def _replaced(value: Any, keys: Keys, inner: Any) -> Any:
     return {**value, keys[0]: _replaced(value[keys[0]], keys[1:], inner)}
 
 
-def read_experiment(source: Source) -> Experiment:
+def validate_experiment(source: Source) -> Experiment:
     """Validate an experiment. `model` is FENet's configuration, or a user-defined network:
     `package.module:Class`, or a mapping of `network` and `arguments`. Raises StudyError."""
     model = source.value.get("model", {})

@@ -25,11 +25,7 @@ from pipelines.evaluation.measuring import MetricError, build_metrics
 from pipelines.network.build import build_network, check_network
 from pipelines.network.cost import multiply_adds, network_on_meta
 from pipelines.network.init_weights import load_backbone_weights, load_initial_weights
-from pipelines.network.precision import (
-    check_precision,
-    has_native_bfloat16,
-    resolve_precision,
-)
+from pipelines.network.precision import check_precision, has_native_bfloat16, resolve_precision
 from pipelines.network.weight_files import locate_weights, weights_digest
 from pipelines.preparation.embedded import dataset_location
 from pipelines.submission import SUBMISSIONS
@@ -248,7 +244,7 @@ def check_protocols(study: Study, trials: Sequence[ResolvedTrial]) -> None:
                 raise DatasetError(f"protocol {name!r}: {error}") from None
 
 
-def check_classes(study: Study, trials: Sequence[ResolvedTrial]) -> None:
+def check_class_names(study: Study, trials: Sequence[ResolvedTrial]) -> None:
     """Check that the data sets have the classes that `report.class_groups`, the columns of
     differences and the metrics of a search name. Raises DatasetError if not."""
     report = study.config.report

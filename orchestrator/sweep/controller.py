@@ -33,7 +33,7 @@ from orchestrator.sweep.summary import announce, register_best_trial, show_outco
 from orchestrator.sweep.waiting import wait_for_others
 from orchestrator.tracking.abandoned import close_abandoned
 from orchestrator.tracking.links import sync_links
-from orchestrator.tracking.queries import StoreSnapshot, take_snapshot
+from orchestrator.tracking.queries import StoreSnapshot, read_snapshot
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
@@ -186,7 +186,7 @@ class SweepController:
 
     def _decide(self) -> dict[str, Decision]:
         """Decide what to do about each trial, given a new snapshot of the tracking store."""
-        self._snapshot = take_snapshot(self.store, trust_clocks=False)
+        self._snapshot = read_snapshot(self.store, trust_clocks=False)
         runs = self._snapshot.by_identity(trial.identity for trial in self.trials)
         return reconcile(self.trials, runs, self.study.config.study, self.options)
 

@@ -22,7 +22,7 @@ from orchestrator.planning.reconcile import Decision, ReconcileOptions, reconcil
 from orchestrator.scheduling.capacity import Placement, plan_placement
 from orchestrator.scheduling.devices import have_bfloat16
 from orchestrator.study.resolve import (
-    check_classes,
+    check_class_names,
     check_protocols,
     check_submission,
     resolve_trials,
@@ -34,8 +34,8 @@ from orchestrator.tracking.open_store import open_store
 from orchestrator.tracking.queries import (
     StoreSnapshot,
     find_experiment,
+    read_snapshot,
     shared_file_warning,
-    take_snapshot,
 )
 from orchestrator.tracking.store import TrackingStore, without_password
 from orchestrator.tracking.user_uri import uncounted_uri
@@ -188,7 +188,7 @@ def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
         resolve = partial(_resolve, context=context, placement=placement)
         trials = resolve(study)
         check_protocols(study, trials)
-        check_classes(study, trials)
+        check_class_names(study, trials)
         show_data(study, trials, context.console)
         check_submission(study, trials)
         store = open_store(context.storage)
@@ -199,7 +199,7 @@ def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
                 f"{without_password(uri)}, does not change that",
             )
         find_experiment(store, study.config.study)  # of somebody else: before anything starts
-        snapshot = take_snapshot(store)
+        snapshot = read_snapshot(store)
         known = with_recorded_samples(study, snapshot.trials, resolve)
         if known is not study:
             study, trials = known, resolve(known)

@@ -12,7 +12,7 @@ from orchestrator.storage import Storage
 from orchestrator.study.load import override_of
 from orchestrator.sweep.options import SweepOptions
 from orchestrator.tracking.open_store import open_existing_store
-from orchestrator.tracking.queries import StudySummary, take_snapshot
+from orchestrator.tracking.queries import StudySummary, read_snapshot
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from pipelines.data.storage import check_no_secret
@@ -24,7 +24,7 @@ def local_storage(options: argparse.Namespace) -> Path:
     return Storage.parse(options.storage).local
 
 
-def open_store(options: argparse.Namespace) -> TrackingStore:
+def store_of(options: argparse.Namespace) -> TrackingStore:
     """Open the tracking store. Raises TrackingError."""
     check_no_secret(options.storage)
     return open_existing_store(local_storage(options), getattr(options, "tracking", None))
@@ -32,9 +32,9 @@ def open_store(options: argparse.Namespace) -> TrackingStore:
 
 def find_study(store: TrackingStore, name: str) -> StudySummary:
     """Return the study called `name`. Raises TrackingError, which suggests another name."""
-    for study in take_snapshot(store, name).studies:
+    for study in read_snapshot(store, name).studies:
         return study
-    names = sorted(study.name for study in take_snapshot(store).studies)
+    names = sorted(study.name for study in read_snapshot(store).studies)
     advice = suggestion(name, names) if names else f"there is none in {store.display_uri}"
     raise TrackingError(f"no study is called {name!r}; {advice}")
 
@@ -67,10 +67,10 @@ def recorded_study(
         sys.path.remove(str(directory))
 
 
-def find_runs(store: TrackingStore, name: str, study: str | None) -> Sequence[TrialRun]:
+def runs_of_trial(store: TrackingStore, name: str, study: str | None) -> Sequence[TrialRun]:
     """Return all runs of the trial called `name`, with its variant's key or label, or the run with
     that id."""
-    studies = take_snapshot(store).studies if study is None else [find_study(store, study)]
+    studies = read_snapshot(store).studies if study is None else [find_study(store, study)]
     runs = [run for each in studies for run in each.trials]
     matches = [run for run in runs if name in (run.name, run.run_id)]
     matches = matches or [run for run in runs if name == run.labeled_name]

@@ -13,17 +13,17 @@ from orchestrator.console import open_console, say, say_labeled
 from orchestrator.storage import Storage
 from orchestrator.sweep.command import sweep
 from orchestrator.sweep.stored_studies import (
-    find_runs,
     find_study,
     local_storage,
-    open_store,
     recorded_study,
+    runs_of_trial,
+    store_of,
 )
 from orchestrator.sweep.study_tables import studies_table, trials_table
 from orchestrator.sweep.summary import logs_command
 from orchestrator.tracking.connection import database_file
 from orchestrator.tracking.lock import request_stop
-from orchestrator.tracking.queries import is_training, take_snapshot
+from orchestrator.tracking.queries import is_training, read_snapshot
 from orchestrator.tracking.relocation import record_current_paths
 from orchestrator.tracking.store import TrackingError
 from orchestrator.tracking.superseded import newest
@@ -34,7 +34,7 @@ _POLL_SECONDS = 1.0
 
 
 def _list(options: argparse.Namespace, console: Console) -> int:
-    studies = take_snapshot(open_store(options)).studies
+    studies = read_snapshot(store_of(options)).studies
     if studies:
         console.print(studies_table(studies))
     else:
@@ -43,7 +43,7 @@ def _list(options: argparse.Namespace, console: Console) -> int:
 
 
 def _status(options: argparse.Namespace, console: Console) -> int:
-    store = open_store(options)
+    store = store_of(options)
     study = find_study(store, options.study)
     console.print(studies_table([study]))
     console.print(trials_table(study))
@@ -56,8 +56,8 @@ def _status(options: argparse.Namespace, console: Console) -> int:
 
 
 def _logs(options: argparse.Namespace, console: Console) -> int:
-    store = open_store(options)
-    runs = find_runs(store, options.trial, options.study)
+    store = store_of(options)
+    runs = runs_of_trial(store, options.trial, options.study)
     trial = newest(runs)
     follow = options.follow and not store.replica  # a replica does not change
     if len(runs) > 1:
@@ -93,7 +93,7 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
 
 
 def _stop(options: argparse.Namespace, console: Console) -> int:
-    store = open_store(options)
+    store = store_of(options)
     study = find_study(store, options.study)
     if study.holder is None:
         say(console, f"study {study.name!r} is not running; nothing to stop")
@@ -111,7 +111,7 @@ def _stop(options: argparse.Namespace, console: Console) -> int:
 
 
 def _resume(options: argparse.Namespace, console: Console) -> int:
-    store = open_store(options)
+    store = store_of(options)
     storage = Storage.parse(options.storage).shared
     with recorded_study(store, find_study(store, options.study)) as (file, recorded):
         address = options.address or recorded.address or "local"
@@ -129,14 +129,14 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
 
 
 def _relocate(options: argparse.Namespace, console: Console) -> int:
-    store = open_store(options)
+    store = store_of(options)
     file = database_file(store.tracking_uri)
     if file is None:
         raise TrackingError(
             f"MLflow at {store.display_uri} records where its artifacts are; only a local storage "
             "can be moved"
         )
-    for study in take_snapshot(store).studies:
+    for study in read_snapshot(store).studies:
         if study.state == "running" and study.holder is not None:
             raise TrackingError(
                 f"study {study.name!r} is being run by {study.holder.owner.description}; stop it "

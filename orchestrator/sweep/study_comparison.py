@@ -18,7 +18,7 @@ from orchestrator.report.rows import Row
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
-from orchestrator.sweep.stored_studies import find_study, open_store, recorded_study
+from orchestrator.sweep.stored_studies import find_study, recorded_study, store_of
 from orchestrator.tracking.store import TrackingStore
 from pipelines.config import flattened, load_yaml
 from pipelines.wording import counted
@@ -44,7 +44,7 @@ class _Side:
 
 def compare_studies(options: argparse.Namespace, console: Console) -> int:
     """Print the settings, the trials and the scores in which two studies differ."""
-    store = open_store(options)
+    store = store_of(options)
     first, second = (_read(store, name) for name in (options.first, options.second))
     settings = list(_setting_differences(first.study, second.study))
     trials = list(_trial_differences(first.study, second.study))

@@ -26,7 +26,7 @@ _SQLITE = "sqlite:///"
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
-def connect(tracking_uri: str) -> MlflowClient:
+def open_client(tracking_uri: str) -> MlflowClient:
     """Return a client whose store has answered; create the database file if it is missing.
 
     Raises OSError, ValueError or MlflowException; the text says what is wrong.

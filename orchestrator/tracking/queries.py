@@ -76,7 +76,7 @@ class StoreSnapshot:
         ]
 
 
-def take_snapshot(
+def read_snapshot(
     store: TrackingStore, study: str | None = None, trust_clocks: bool = True
 ) -> StoreSnapshot:
     """Read all runs of all studies in one scan, except runs that were deleted in MLflow.

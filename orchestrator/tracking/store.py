@@ -18,7 +18,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from orchestrator.tracking import relocation
 from orchestrator.tracking import tags as tag
-from orchestrator.tracking.connection import connect, database_file
+from orchestrator.tracking.connection import database_file, open_client
 from orchestrator.tracking.datasets import DatasetKey, dataset_input
 from orchestrator.tracking.liveness import Liveness
 from orchestrator.tracking.mlflow_view import report_path, runs_path
@@ -86,7 +86,7 @@ class TrackingStore:
         file = database_file(tracking_uri)
         self.locks = locks or (file.parent / "locks" if file else None)
         try:
-            self.client = connect(tracking_uri)
+            self.client = open_client(tracking_uri)
         except Exception as error:
             raise TrackingError(f"MLflow at {self.display_uri} cannot be used: {error}") from None
         if file is not None:

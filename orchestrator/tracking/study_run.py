@@ -17,7 +17,7 @@ from orchestrator.tracking.claims import Claim, settle
 from orchestrator.tracking.descriptions import outcome_note, run_name, study_note, with_outcome
 from orchestrator.tracking.lock import StudyLock, StudyLockLostError
 from orchestrator.tracking.mlflow_view import VIEW_TAG, study_view
-from orchestrator.tracking.queries import find_experiment, take_snapshot
+from orchestrator.tracking.queries import find_experiment, read_snapshot
 from orchestrator.tracking.runs import ENDED_UNCLOSED, FIGURES, RunStatus, TrialRun, timestamp
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_page import StudyPage, take_page
@@ -136,7 +136,7 @@ class StudyRun:
         lost: set[str] = set()
         open_claims = dict(trials)
         while open_claims:
-            snapshot = take_snapshot(self.store, trust_clocks=False)
+            snapshot = read_snapshot(self.store, trust_clocks=False)
             runs = snapshot.by_identity(trial.identity for trial in open_claims.values())
             for run_id, trial in list(open_claims.items()):
                 others = [run for run in runs.get(trial.identity, []) if run.run_id != run_id]

@@ -23,7 +23,7 @@ def colorize(labels: Pixels, classes: Sequence[ClassInfo]) -> Pixels:
     return palette[labels]
 
 
-def overlay(image: Pixels, labels: Pixels, classes: Sequence[ClassInfo]) -> Pixels:
+def overlay_labels(image: Pixels, labels: Pixels, classes: Sequence[ClassInfo]) -> Pixels:
     """Blend the image, uint8 (height, width, 3), half and half with the colors of `labels`.
 
     Ignored pixels show the image.

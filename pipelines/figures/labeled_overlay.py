@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from pipelines.data.manifest import ClassInfo
-from pipelines.data.overlays import Pixels, drawable, overlay
+from pipelines.data.overlays import Pixels, drawable, overlay_labels
 
 _NARROWEST = 240  # pixels of a legend, also under a narrower image
 _PIXELS_PER_LINE_WIDTH = 400  # of the image's shorter side
@@ -24,7 +24,7 @@ def draw_overlay(image: Pixels, labels: Pixels, classes: Sequence[ClassInfo]) ->
     the classes that occur, with their share of the pixels, the largest first: a color alone does
     not tell a wrong class.
     """
-    blended = Image.fromarray(_with_lines(overlay(image, labels, classes), labels))
+    blended = Image.fromarray(_with_lines(overlay_labels(image, labels, classes), labels))
     counts = np.bincount(labels.ravel(), minlength=256)[: len(classes)]
     order = [index for index in np.argsort(-counts, kind="stable").tolist() if counts[index]]
     entries = [

@@ -13,7 +13,7 @@ from pipelines.data.config import DataConfig
 from pipelines.data.dataset import IGNORE_INDEX, PreparedDataset
 from pipelines.data.loading import TrainingBatches
 from pipelines.data.manifest import ClassInfo, DatasetError
-from pipelines.data.overlays import Pixels, colorize, drawable, overlay
+from pipelines.data.overlays import Pixels, colorize, drawable, overlay_labels
 
 # All in pixels.
 LINE = 14  # height of a line of text
@@ -71,7 +71,7 @@ def preview(
             stored = (low + unit.clip(0, 1) * (high - low)).round().astype(image_format.dtype)
             pixels = image_format.drawn(stored)
             indices = label.byte().numpy()
-            labeled = _resize(overlay(pixels, indices, classes), width)
+            labeled = _resize(overlay_labels(pixels, indices, classes), width)
             ignored = _resize(indices, width, Image.Resampling.NEAREST) == IGNORE_INDEX
             tiles.append(_tile([_resize(pixels, width), hatch(labeled, ignored)], name))
         if len(tiles) >= count:

@@ -16,7 +16,7 @@ from pipelines.data.prefetch import prefetch
 from pipelines.wording import counted
 
 
-def describe(dataset: PreparedDataset) -> str:
+def describe_dataset(dataset: PreparedDataset) -> str:
     """Return counts, sizes and class frequencies as lines of text."""
     manifest = dataset.manifest
     lines = [f"{manifest.name}  fingerprint {manifest.fingerprint}", ""]

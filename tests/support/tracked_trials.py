@@ -2,13 +2,13 @@
 
 from orchestrator.planning.reconcile import Decision, ReconcileOptions, decide
 from orchestrator.study.resolved import ResolvedTrial
-from orchestrator.tracking.queries import take_snapshot
+from orchestrator.tracking.queries import read_snapshot
 from orchestrator.tracking.study_run import StudyRun
 
 
 def decision_on(study_run: StudyRun, trial: ResolvedTrial) -> Decision:
     """Return the decision about a trial, based on the tracking store."""
-    records = take_snapshot(study_run.store).by_identity([trial.identity]).get(trial.identity, [])
+    records = read_snapshot(study_run.store).by_identity([trial.identity]).get(trial.identity, [])
     return decide(records, study_run.study.config.study, trial.code, ReconcileOptions())
 
 

@@ -63,7 +63,7 @@ from pipelines.preparation.readers.folder_labels import (
     described_classes,
     is_name,
 )
-from pipelines.preparation.readers.pairing import pair_files, select
+from pipelines.preparation.readers.pairing import pair_files, select_listed
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 
 DESCRIPTION = "dataset.yaml"
@@ -153,7 +153,7 @@ class Folder(Reader):
             if "names" in entry and paired.records:
                 folders = [images] if labels is None else [images, labels]
                 names = self.source / entry["names"]
-                paired = select(paired, str(split), names, self.source, folders)
+                paired = select_listed(paired, str(split), names, self.source, folders)
             whole.add(paired)
         return whole
 

@@ -204,7 +204,7 @@ def _one_folder(split: str, folder: Path) -> str:
     )
 
 
-def select(
+def select_listed(
     listing: Listing, split: str, names: Path, source: Path, folders: Sequence[Path]
 ) -> Listing:
     """Return the records that a file lists, one name per line, in order.

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pytest
 
 from orchestrator.bundle.__main__ import main
-from orchestrator.bundle.content import Bundle, pack
+from orchestrator.bundle.content import Bundle, pack_directory
 
 
 def edit(file: Path, change: Callable[[str], str]) -> None:
@@ -236,7 +236,7 @@ def test_deeply_nested_description_is_one_error(
 def test_damaged_zip_is_one_error(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    archive = pack(bundle, tmp_path / "bundle.zip")
+    archive = pack_directory(bundle, tmp_path / "bundle.zip")
     content = bytearray(archive.read_bytes())
     for position in range(200, len(content) // 2, 997):
         content[position] ^= 255

@@ -10,7 +10,7 @@ import torch
 from models.backbones import build_backbone
 from orchestrator.bundle.__main__ import main
 from orchestrator.bundle.check import bundled_study
-from orchestrator.bundle.content import Bundle, pack
+from orchestrator.bundle.content import Bundle, pack_directory
 from orchestrator.study.load import load_study
 from orchestrator.study.sampling import SearchSample
 from tests.support.fabricated_studies import PLAIN, fabricate, fabricate_study, write_study
@@ -155,7 +155,7 @@ def test_zip_of_a_folder_is_checked(bundle: Path, tmp_path: Path) -> None:
     """As most programs pack a bundle that was unpacked."""
     (tmp_path / "outer").mkdir()
     bundle.rename(tmp_path / "outer" / "supplement")
-    assert main([str(pack(tmp_path / "outer", tmp_path / "packed.zip")), "--check"]) == 0
+    assert main([str(pack_directory(tmp_path / "outer", tmp_path / "packed.zip")), "--check"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from orchestrator.evaluation.records import protocol_tag
 from orchestrator.evaluation.submissions import missing_packages
 from orchestrator.study.config import EarlyStopping
 from orchestrator.study.evaluation_options import ProtocolConfig
-from orchestrator.study.resolve import check_classes, check_protocols
+from orchestrator.study.resolve import check_class_names, check_protocols
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.open_store import tracking_uri
@@ -113,10 +113,10 @@ def test_groups_of_unknown_classes_are_rejected_before_training(
     study: Study, trials: list[ResolvedTrial], options: dict[str, Any], message: str
 ) -> None:
     report = replace(study.config.report, class_groups={"thin": ("pole", "fence")})
-    check_classes(replace(study, config=replace(study.config, report=report)), trials)
+    check_class_names(replace(study, config=replace(study.config, report=report)), trials)
     report = replace(study.config.report, **options)
     with pytest.raises(DatasetError, match=message):
-        check_classes(replace(study, config=replace(study.config, report=report)), trials)
+        check_class_names(replace(study, config=replace(study.config, report=report)), trials)
 
 
 def test_search_ranked_by_an_unknown_class_is_rejected_before_training(
@@ -124,10 +124,10 @@ def test_search_ranked_by_an_unknown_class_is_rejected_before_training(
 ) -> None:
     for metric in ("miou", "iou/traffic sign"):
         config = replace(study.config, early_stopping=EarlyStopping(metric=metric))
-        check_classes(replace(study, config=config), trials)
+        check_class_names(replace(study, config=config), trials)
     config = replace(study.config, early_stopping=EarlyStopping(metric="iou/cat"))
     with pytest.raises(DatasetError, match=r"early_stopping\.metric has 'cat', which is no class"):
-        check_classes(replace(study, config=config), trials)
+        check_class_names(replace(study, config=config), trials)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from orchestrator.study.resolve import resolve_trials
 from orchestrator.tracking.claims import Owner
 from orchestrator.tracking.links import sync_links
 from orchestrator.tracking.open_store import tracking_uri
-from orchestrator.tracking.queries import take_snapshot
+from orchestrator.tracking.queries import read_snapshot
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.network.build import build_network
@@ -146,7 +146,7 @@ def test_link_determines_the_run_of_a_cell(tmp_path: Path, small_streets: Path) 
     store = TrackingStore(tracking_uri(tmp_path / "storage"), tmp_path)
     study_run = StudyRun.open(store, load_study(path))
     by_name = {trial.name: trial for trial in trials}
-    runs = take_snapshot(store).by_identity(trial.identity for trial in trials)
+    runs = read_snapshot(store).by_identity(trial.identity for trial in trials)
     sync_links(study_run, by_name, {n: runs[c.identity][0] for n, c in by_name.items()})
     study_run.close("FINISHED")
     path.write_text(path.read_text().replace(str(small_streets), "/none"))

@@ -22,7 +22,7 @@ from orchestrator.sweep import controller as module
 from orchestrator.sweep.budget import create_budget
 from orchestrator.sweep.controller import SweepController
 from orchestrator.tracking.open_store import tracking_uri
-from orchestrator.tracking.queries import StoreSnapshot, take_snapshot
+from orchestrator.tracking.queries import StoreSnapshot, read_snapshot
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 
@@ -57,7 +57,7 @@ def test_gpu_hours_include_all_earlier_trials_of_the_study(
         study_run.close("KILLED")
     study = load_study(file, [], ["one, seed 1"])
     placement = plan_placement(study.config.resources, [{"CPU": 4.0}])
-    budget = create_budget(study, take_snapshot(store), placement, began=time.monotonic())
+    budget = create_budget(study, read_snapshot(store), placement, began=time.monotonic())
     assert budget.device_hours == pytest.approx(2 * 3 + 2 * 5)
 
 

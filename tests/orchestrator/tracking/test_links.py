@@ -10,7 +10,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.links import sync_links
-from orchestrator.tracking.queries import take_snapshot
+from orchestrator.tracking.queries import read_snapshot
 from orchestrator.tracking.study_run import StudyRun
 from tests.support.tracked_trials import decision_on, finish
 
@@ -58,7 +58,7 @@ def test_finished_trial_of_another_study_is_linked_until_deleted(
         assert refreshed.info.status == "FINISHED"
         assert refreshed.data.metrics["eval/flip/miou"] == miou
     # A link is not a second record of the training.
-    assert len(take_snapshot(study_run.store).by_identity([trial.identity])[trial.identity]) == 1
+    assert len(read_snapshot(study_run.store).by_identity([trial.identity])[trial.identity]) == 1
     client.delete_run(run_id)
     assert decision_on(study_run, trial).state == "missing"
     sync_links(study_run, {name: trial}, {})

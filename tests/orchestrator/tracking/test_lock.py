@@ -16,7 +16,7 @@ from orchestrator.tracking import liveness, lock
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import Owner
 from orchestrator.tracking.lock import StudyLockedError, StudyLockLostError
-from orchestrator.tracking.queries import shared_file_warning, take_snapshot
+from orchestrator.tracking.queries import read_snapshot, shared_file_warning
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from tests.support import ROOT
@@ -159,10 +159,10 @@ def test_study_taken_over_by_another_process_is_not_written(
 
 def test_file_to_which_another_host_writes_is_reported(study_run: StudyRun) -> None:
     store = study_run.store
-    assert shared_file_warning(store, take_snapshot(store)) == ""
+    assert shared_file_warning(store, read_snapshot(store)) == ""
     tags = {"orchestrator.owner": str(OTHER_OWNER), "orchestrator.heartbeat": f"{time.time():.0f}"}
     store.set_tags(study_run.parent_id, tags)
-    message = shared_file_warning(store, take_snapshot(store))
+    message = shared_file_warning(store, read_snapshot(store))
     assert message.startswith("other hosts write to sqlite:///")
     assert "study 'tracking test' on another-host" in message
     assert "MLFLOW_TRACKING_URI" in message

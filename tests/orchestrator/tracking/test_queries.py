@@ -1,7 +1,7 @@
 """Queries of the tracking store."""
 
 from orchestrator.tracking import tags as tag
-from orchestrator.tracking.queries import find_parents, parent_run_id, take_snapshot
+from orchestrator.tracking.queries import find_parents, parent_run_id, read_snapshot
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 
@@ -15,4 +15,4 @@ def test_oldest_of_two_runs_is_the_study(study_run: StudyRun, store: TrackingSto
     parents = [run.info.run_id for run in find_parents(store, parent.info.experiment_id)]
     assert parents == [study_run.parent_id, later.info.run_id]
     assert parent_run_id(store, "tracking test") == study_run.parent_id
-    assert [each.parent_id for each in take_snapshot(store).studies] == [study_run.parent_id]
+    assert [each.parent_id for each in read_snapshot(store).studies] == [study_run.parent_id]

@@ -15,7 +15,7 @@ from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking import runs
 from orchestrator.tracking import store as store_module
-from orchestrator.tracking.queries import take_snapshot
+from orchestrator.tracking.queries import read_snapshot
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.training.config import OptimizerConfig
@@ -83,7 +83,7 @@ def test_run_whose_description_was_interrupted_is_described_again(
         patch.setattr(study_run.store, "log", interrupt)
         with pytest.raises(KeyboardInterrupt):
             study_run.begin_trial(trial, None, None)
-    (run,) = take_snapshot(study_run.store).trials
+    (run,) = read_snapshot(study_run.store).trials
     assert run.dataset == ""
     assert study_run.begin_trial(trial, None, run) == run.run_id
     params = MlflowClient(uri).get_run(run.run_id).data.params

@@ -11,7 +11,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
-from orchestrator.tracking.queries import take_snapshot
+from orchestrator.tracking.queries import read_snapshot
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from orchestrator.tracking.superseded import mark_superseded
@@ -25,7 +25,7 @@ def run_study(store: TrackingStore, study: Study, trial: ResolvedTrial, run: boo
     """Run a command on the study: mark its runs and, with `run`, finish its trial."""
     study_run = StudyRun.open(store, study)
     run_id = finish(study_run, trial) if run else ""
-    mark_superseded(study_run, [trial], take_snapshot(store).trials)
+    mark_superseded(study_run, [trial], read_snapshot(store).trials)
     study_run.close("FINISHED")
     return run_id
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipelines.data.dataset import PreparedDataset
 from pipelines.data.manifest import ClassInfo
-from pipelines.data.overlays import colorize, mistakes, overlay
+from pipelines.data.overlays import colorize, mistakes, overlay_labels
 
 CLASSES = [ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180))]
 
@@ -25,7 +25,7 @@ def test_mistakes_are_marked_except_on_ignored_pixels() -> None:
 
 def test_overlay_leaves_ignored_pixels_unchanged(streets: PreparedDataset) -> None:
     image, label = streets.split("train").read(0)
-    blended = overlay(image, label, streets.manifest.classes)
+    blended = overlay_labels(image, label, streets.manifest.classes)
     assert np.array_equal(blended[label == 255], image[label == 255])
     road = np.array(streets.manifest.classes[0].color)
     expected = (image[label == 0].astype(int) + road) // 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipelines.data.manifest import ClassInfo
-from pipelines.data.overlays import overlay
+from pipelines.data.overlays import overlay_labels
 from pipelines.figures.labeled_overlay import draw_overlay
 
 CLASSES = [ClassInfo("road", (128, 64, 128)), ClassInfo("sky", (70, 130, 180))]
@@ -18,7 +18,7 @@ def test_classes_are_separated_and_named_below_the_image() -> None:
     labels = np.zeros((60, 300), np.uint8)
     labels[:, 100:] = 1
     drawn = draw_overlay(image, labels, CLASSES)
-    blended = overlay(image, labels, CLASSES)
+    blended = overlay_labels(image, labels, CLASSES)
     assert drawn.shape[1] == 300
     assert (drawn[:60, 99] == 255).all()
     for columns in (slice(0, 99), slice(100, None)):

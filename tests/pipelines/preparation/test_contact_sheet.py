@@ -10,7 +10,7 @@ from PIL import Image
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.preparation.contact_sheet import contact_sheet, hatch, preview
-from pipelines.preparation.inspection import describe
+from pipelines.preparation.inspection import describe_dataset
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.folder import Folder
 
@@ -68,8 +68,8 @@ def test_sheets_handle_elongated_images_and_an_unlabeled_split(tmp_path: Path) -
     )
     prepare(Folder(source), tmp_path / "set")
     dataset = open_dataset(tmp_path / "set")
-    assert "test: 2 images, 30-900 x 30-900 pixels (height x width)" in describe(dataset)
-    assert "unlabeled" in describe(dataset)
+    assert "test: 2 images, 30-900 x 30-900 pixels (height x width)" in describe_dataset(dataset)
+    assert "unlabeled" in describe_dataset(dataset)
     for sheet in (
         contact_sheet(dataset),
         preview(dataset, DataConfig(crop=(64, 64), train_split="test")),

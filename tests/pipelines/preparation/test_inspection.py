@@ -11,11 +11,11 @@ import pytest
 
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.manifest import DatasetError
-from pipelines.preparation.inspection import describe, verify
+from pipelines.preparation.inspection import describe_dataset, verify
 
 
 def test_describe_reports_counts_and_frequencies(streets: PreparedDataset) -> None:
-    text = describe(streets)
+    text = describe_dataset(streets)
     assert "train: 11 images, 32 x 64 pixels (height x width), 1 shard, " in text
     assert streets.manifest.fingerprint in text
     road = next(line for line in text.splitlines() if line.split()[:1] == ["road"])

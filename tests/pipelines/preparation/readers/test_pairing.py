@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.preparation.readers.pairing import Suffixes, pair_files, select
+from pipelines.preparation.readers.pairing import Suffixes, pair_files, select_listed
 
 
 def touch(root: Path, *names: str) -> None:
@@ -154,29 +154,29 @@ def test_lists_may_hold_names_or_paths(tmp_path: Path) -> None:
         for file in (tmp_path / "names.txt", tmp_path / "lists/names.txt"):
             file.parent.mkdir(exist_ok=True)
             file.write_text(f"\ufeff{line}\r\n", encoding="utf-8")
-            selected = select(listing, "train", file, tmp_path, folders)
+            selected = select_listed(listing, "train", file, tmp_path, folders)
             assert [record.identifier for record in selected.records] == ["s/a.b"]
     for line in ("l/s/a.b_mask.png", "i/s/a.b.jpg"):
         file.write_text(str(tmp_path / line))
-        selected = select(listing, "train", file, tmp_path, folders)
+        selected = select_listed(listing, "train", file, tmp_path, folders)
         assert [record.identifier for record in selected.records] == ["s/a.b"]
     file.write_text("/i/c.jpg /l/c_mask.png\n")
-    selected = select(listing, "train", file, tmp_path, folders)
+    selected = select_listed(listing, "train", file, tmp_path, folders)
     assert [record.identifier for record in selected.records] == ["c"]
     file.write_text("/i/c.jpg /l/s/a.b_mask.png\n")  # image and label of two samples
-    (text,) = select(listing, "train", file, tmp_path, folders).problems
+    (text,) = select_listed(listing, "train", file, tmp_path, folders).problems
     assert "no image or label named '/i/c.jpg /l/s/a.b_mask.png'" in text
     file.write_text("c\nabsent.jpg\n")
-    selected = select(listing, "train", file, tmp_path, folders)
+    selected = select_listed(listing, "train", file, tmp_path, folders)
     assert [record.identifier for record in selected.records] == ["c"]
     assert selected.problems == [f"train: {file}:2: no image or label named 'absent.jpg'"]
     file.write_text("c.5\n")
-    (text,) = select(listing, "train", file, tmp_path, folders).problems
+    (text,) = select_listed(listing, "train", file, tmp_path, folders).problems
     assert text == f"train: {file}:1: no image or label named 'c.5'"
     touch(tmp_path, "elsewhere/c.jpg")
     file.write_text(f"{tmp_path}/elsewhere/c.jpg\n")
-    (text,) = select(listing, "train", file, tmp_path, folders).problems
+    (text,) = select_listed(listing, "train", file, tmp_path, folders).problems
     assert f"elsewhere/c.jpg' is not below {tmp_path}/i or {tmp_path}/l, the folders" in text
     file.write_bytes(b"c\ncaf\xe9\n")
-    (text,) = select(listing, "train", file, tmp_path, folders).problems
+    (text,) = select_listed(listing, "train", file, tmp_path, folders).problems
     assert r"line 2, 'caf\\xe9', is not UTF-8; save it as UTF-8" in text
