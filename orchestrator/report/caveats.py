@@ -5,27 +5,25 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import TypeVar
 
 import numpy as np
 
-from orchestrator.report.cells import INCOMPARABLE, MIXED, STALE, is_mixed
+from orchestrator.report.cells import INCOMPARABLE, STALE
 from orchestrator.report.columns import row_label
+from orchestrator.report.comparability import different_scoring, different_training
 from orchestrator.report.comparisons import family_size
 from orchestrator.report.latency import latency_caveats
 from orchestrator.report.power import seeds_warning
-from orchestrator.report.rows import Row, expected_difference
+from orchestrator.report.rows import Row, expected_difference, group_rows, row_names
 from orchestrator.study.search_checks import found_sample, unequal_lines, untuned_lines
 from orchestrator.study.study import Study
 from pipelines.data.split_names import general_name, splits_overlap
-
-Key = TypeVar("Key")
 
 
 def caveats(study: Study, rows: Sequence[Row], planned: Sequence[Row] = ()) -> Iterable[str]:
     """Yield one warning per line, the most serious first. planned: all rows of the study, if `rows`
     are a part of them."""
-    for (compared_to, reason), those in _grouped(
+    for (compared_to, reason), those in group_rows(
         ((row.compared_to, row.incomparable), row) for row in rows
     ).items():
         if reason:
@@ -36,15 +34,15 @@ def caveats(study: Study, rows: Sequence[Row], planned: Sequence[Row] = ()) -> I
     yield from _without_difference(study, rows, planned)
     yield from _uncertain_runs(rows)
     yield from _equal_trainings(rows)
-    yield from _different_scoring(study, rows)
-    yield from _different_training(rows)
+    yield from different_scoring(study, rows)
+    yield from different_training(rows)
     stale = [row for row in rows if row.stale]
     if stale:
         yield (
             f"{STALE} Trained with another version of the code than the one installed now: "
             f"{row_names(stale, rows)}."
         )
-    overlapping = _grouped((_overlapping_splits(study, row), row) for row in rows)
+    overlapping = group_rows((_overlapping_splits(study, row), row) for row in rows)
     for splits, those in overlapping.items():
         if splits is not None:
             validation, train = splits
@@ -163,7 +161,7 @@ def _tuning(study: Study, rows: Sequence[Row]) -> Iterable[str]:
 
 def _degenerate_classes(rows: Sequence[Row]) -> Iterable[str]:
     """Yield the classes that no trial ever predicts correctly, by data set."""
-    by_data = _grouped((row.results[0].trial.experiment.data.dataset, row) for row in rows)
+    by_data = group_rows((row.results[0].trial.experiment.data.dataset, row) for row in rows)
     for those in by_data.values():
         counts = [r.counts for row in those for r in row.finished if r.counts is not None]
         if not counts or any(each.classes != counts[0].classes for each in counts):
@@ -189,22 +187,6 @@ def _degenerate_classes(rows: Sequence[Row]) -> Iterable[str]:
                 f"IoU is 0 in every row{where} for: {', '.join(never)}. mIoU is the mean over all "
                 f"{int(labeled.sum())} classes in the labels; {consequence}."
             )
-
-
-def row_names(some: Sequence[Row], rows: Sequence[Row]) -> str:
-    """Return the labels of `some` of the rows, with their grid cells and samples unless all of a
-    variant are included; `all rows` if all are."""
-    if len(some) == len(rows) > 1:
-        return "all rows"
-    grid_cells: dict[str, list[str]] = {}
-    for row in some:
-        sample = () if row.sample is None else (f"sample {row.sample.number}",)
-        grid_cells.setdefault(row.label, []).append(" ".join((*row.grid_cell, *sample)))
-    labels = [row.label for row in rows]
-    return ", ".join(
-        label if labels.count(label) == len(cells) else f"{label} ({', '.join(cells)})"
-        for label, cells in grid_cells.items()
-    )
 
 
 def _uncertain_runs(rows: Sequence[Row]) -> Iterable[str]:
@@ -245,81 +227,6 @@ def _data_warnings(rows: Sequence[Row]) -> Iterable[str]:
             warned.setdefault(line, []).append(row)
     for line, those in warned.items():
         yield f"Data: {line} ({row_names(those, rows)})."
-
-
-def _different_scoring(study: Study, rows: Sequence[Row]) -> Iterable[str]:
-    """Yield rows that differ in protocol or split, or were scored with a different code version."""
-    experiments = [(row.results[0].trial.experiment, row) for row in rows]
-    name = study.config.report.protocol
-    protocols = _grouped((each.evaluation.protocol, row) for each, row in experiments)
-    scored = [
-        (study.config.scored_split(name, each.data.validation_split), row)
-        for each, row in experiments
-    ]
-    splits = _grouped((general_name(split), row) for split, row in scored if split is not None)
-    for groups, description in (
-        (protocols if name is None else {}, "under different protocols"),
-        (splits, "on different splits"),
-    ):
-        if len(groups) > 1:
-            listed = "; ".join(f"{key}: {row_names(those, rows)}" for key, those in groups.items())
-            yield f"Rows are scored {description} ({listed})."
-    stale = [row for row in rows if any(result.scored_stale for result in row.results)]
-    if stale:
-        yield (
-            f"Scored under {name} with another version of the code than the one installed now: "
-            f"{row_names(stale, rows)}."
-        )
-
-
-def _different_training(rows: Sequence[Row]) -> Iterable[str]:
-    """Yield rows that differ, or whose seeds differ, in code, precision or the content of data."""
-    mixed = [row for row in rows if is_mixed(row)]
-    if mixed:
-        yield (
-            f"{MIXED} Seeds of {row_names(mixed, rows)} differ in data version, code version or "
-            "precision; the mean mixes unlike runs."
-        )
-    mixed_differences = [row for row in rows if row.mixed_difference]
-    if mixed_differences:
-        yield (
-            f"{MIXED} The difference for {row_names(mixed_differences, rows)} compares runs with "
-            "different code versions or precisions; it may not be due to the row."
-        )
-    used = {
-        "code versions": set().union(*(row.code_versions for row in rows)),
-        "precisions": set().union(*(row.run_values("precision") for row in rows)),
-    }
-    for name, values in used.items():
-        if len(values) > 1:
-            yield (
-                f"Rows were trained with different {name} ({', '.join(sorted(values))}); "
-                "differences may come from that."
-            )
-    workers = sorted(set().union(*(row.run_values("workers") for row in rows)) - {""})
-    if len(workers) > 1:
-        yield (
-            f"Trials were trained by different numbers of workers ({', '.join(workers)}). Their "
-            "steps are the same up to rounding, but over a whole training rounding changes a score "
-            "about as much as another seed does."
-        )
-    versions: dict[str, set[str]] = {}
-    for row in rows:
-        for result in row.finished:
-            if result.run is not None:
-                dataset = result.trial.experiment.data.dataset
-                versions.setdefault(dataset, set()).add(result.run.data)
-    for dataset, fingerprints in versions.items():
-        if len(fingerprints) > 1:
-            listed = ", ".join(sorted(each[:12] for each in fingerprints))
-            yield f"Rows were trained on different versions of {dataset} (fingerprints {listed})."
-
-
-def _grouped(pairs: Iterable[tuple[Key, Row]]) -> dict[Key, list[Row]]:
-    groups: dict[Key, list[Row]] = {}
-    for key, row in pairs:
-        groups.setdefault(key, []).append(row)
-    return groups
 
 
 def _overlapping_splits(study: Study, row: Row) -> tuple[str, str] | None:

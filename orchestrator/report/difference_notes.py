@@ -1,19 +1,22 @@
 """The footnotes on differences: how they, their intervals and their p values were computed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from orchestrator.report.bootstrap import REPLICATES, Sampling
-from orchestrator.report.caveats import row_names
+from orchestrator.report.bootstrap import REPLICATES
 from orchestrator.report.columns import own_published_difference, row_label
 from orchestrator.report.comparisons import OverallDifference
-from orchestrator.report.rows import Row
+from orchestrator.report.rows import Row, row_names
+from orchestrator.report.sampling_notes import (
+    few_images_notes,
+    no_intervals_note,
+    sampling_text,
+    samplings,
+)
 from orchestrator.report.significance import Difference
 from orchestrator.study.repetition import Repetition, fold_of, seed_of
 from orchestrator.study.study import Study
 from pipelines.data.split_names import parse_fold
 
-# With fewer images, intervals are too narrow (Andre et al., 2025).
-_FEW_IMAGES = 50
 # Two scores in percent that differ by less are equal in the table.
 _VISIBLE = 0.005
 
@@ -93,13 +96,13 @@ def _intervals(
     both = [row for row, difference in compared if difference.interval is not None]
     alone = [row for row, difference in compared if difference.image_interval is not None]
     if not both and not alone:
-        yield _no_intervals([row for row, _ in compared])
+        yield no_intervals_note([row for row, _ in compared])
         return
-    samples = _samples(study, both or alone)
+    samples = samplings(study, both or alone)
     images = "; ".join(
         text if len(samples) == 1 else f"{dataset}: {text}"
         for dataset, sampling in samples.items()
-        for text in [_sampling_text(sampling)]
+        for text in [sampling_text(sampling)]
     )
     drawn = f"{images}; drawn {REPLICATES:,} times, mIoU recomputed from pixel counts each time"
     if both:
@@ -115,7 +118,7 @@ def _intervals(
             f"images{how}. Training again with another seed can change the difference by more than "
             f"that, so {_shows_nothing(alone, compared)}."
         )
-    yield from _few_images(samples)
+    yield from few_images_notes(samples)
 
 
 def _shows_nothing(alone: Sequence[Row], compared: Sequence[tuple[Row, Difference]]) -> str:
@@ -125,64 +128,6 @@ def _shows_nothing(alone: Sequence[Row], compared: Sequence[tuple[Row, Differenc
     if len(alone) == 1:
         return "this difference does not show that the row differs"
     return "these differences do not show that the rows differ"
-
-
-def _few_images(samples: Mapping[str, Sampling]) -> Iterable[str]:
-    """Yield what few images or groups of images limit. samples: how they were drawn, by data
-    set."""
-    for dataset, sampling in samples.items():
-        where = f"{dataset}: " if len(samples) > 1 else ""
-        if sampling.unit == "within groups":
-            count = len(sampling.groups)
-            yield (
-                f"{where}Only {count} groups of images ({', '.join(sampling.groups)}): the "
-                "intervals are for these groups, not for new ones."
-            )
-        if sampling.unit != "groups" and sampling.units < _FEW_IMAGES:
-            yield (
-                f"{where}Only {sampling.units} images: the intervals may be too narrow, in "
-                "particular with rare classes."
-            )
-
-
-def _no_intervals(rows: Sequence[Row]) -> str:
-    """Return why no row has an interval."""
-    counts = [r.counts for row in rows for r in row.finished if r.counts is not None]
-    if counts and all(each.sampling.units == 1 for each in counts):
-        return "No intervals: the rows are scored on one image, which cannot be resampled."
-    return "No intervals: the runs have no per-image pixel counts."
-
-
-def _samples(study: Study, rows: Sequence[Row]) -> dict[str, Sampling]:
-    """Return how images were drawn, by data set, with its folder or split where names are equal."""
-    samples: dict[tuple[str, str], Sampling] = {}
-    for row in rows:
-        counts = next((r.counts for r in row.finished if r.counts is not None), None)
-        if counts is not None:
-            data = row.results[0].trial.experiment.data
-            split = study.config.scored_split(study.config.report.protocol, data.validation_split)
-            samples.setdefault((data.dataset.rstrip("/"), split or ""), counts.sampling)
-    return {
-        text: sampling
-        for text, (_, sampling) in zip(_names(list(samples)), samples.items(), strict=True)
-    }
-
-
-def _names(datasets: Sequence[tuple[str, str]]) -> list[str]:
-    """Return distinct names of data sets and splits, as short as possible. datasets: location and
-    split of each."""
-    short = [(location.rpartition("/")[2], split) for location, split in datasets]
-    named = short if len(set(short)) == len(short) else list(datasets)
-    several = len({name for name, _ in named}) < len(named)
-    return [f"{name}, {split}" if several else name for name, split in named]
-
-
-def _sampling_text(sampling: Sampling) -> str:
-    if sampling.unit == "groups":
-        return f"{sampling.units} groups of images, such as cities or drives"
-    if sampling.unit == "within groups":
-        return f"{sampling.units} images, within each of {len(sampling.groups)} groups"
-    return f"{sampling.units} images"
 
 
 def _fold_intervals(
@@ -203,7 +148,7 @@ def _fold_intervals(
     )
     factor = "1/J + 1" if folds == 2 else f"1/J + 1/{folds - 1}"
     if not both and not alone:
-        yield _no_intervals([row for row, _ in compared])
+        yield no_intervals_note([row for row, _ in compared])
     if both:
         yield (
             "95 % interval (CI), for one difference at a time: Student's t over the folds, each "
@@ -220,7 +165,7 @@ def _fold_intervals(
             f"{_shows_nothing(alone, compared)}."
         )
     resampled = [*alone, *([] if separate_images else both)]
-    yield from _few_images(_samples(study, resampled))
+    yield from few_images_notes(samplings(study, resampled))
 
 
 def _spread(

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.report.caveats import caveats, row_names
+from orchestrator.report.caveats import caveats
 from orchestrator.report.columns import setting_text
 from orchestrator.report.comparisons import OverallDifference
 from orchestrator.report.difference_notes import difference_notes, overall_notes
 from orchestrator.report.latency import latency_notes
 from orchestrator.report.results import Result
-from orchestrator.report.rows import Row
+from orchestrator.report.rows import Row, row_names
 from orchestrator.report.scores import find_score
 from orchestrator.study.config import ProfileOptions
 from orchestrator.study.published import PublishedRow

@@ -3,7 +3,7 @@ over seeds and folds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.report.results import Result
 from orchestrator.report.significance import Difference
@@ -14,6 +14,8 @@ from orchestrator.study.repetition import Repetition
 from orchestrator.study.sampling import SearchSample
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.trial_state import TrialState
+
+_Key = TypeVar("_Key")
 
 CURRENT = "the current one"
 # Variant, grid cell, number of the sample.
@@ -201,3 +203,27 @@ def _cost(group: Sequence[Result], costs: Mapping[str, ModelCost]) -> ModelCost 
 def _mean(values: Iterable[float | None]) -> float | None:
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None
+
+
+def row_names(some: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Return the labels of `some` of the rows, with their grid cells and samples unless all of a
+    variant are included; `all rows` if all are."""
+    if len(some) == len(rows) > 1:
+        return "all rows"
+    grid_cells: dict[str, list[str]] = {}
+    for row in some:
+        sample = () if row.sample is None else (f"sample {row.sample.number}",)
+        grid_cells.setdefault(row.label, []).append(" ".join((*row.grid_cell, *sample)))
+    labels = [row.label for row in rows]
+    return ", ".join(
+        label if labels.count(label) == len(cells) else f"{label} ({', '.join(cells)})"
+        for label, cells in grid_cells.items()
+    )
+
+
+def group_rows(pairs: Iterable[tuple[_Key, Row]]) -> dict[_Key, list[Row]]:
+    """Return the rows of each key, in order of first use."""
+    groups: dict[_Key, list[Row]] = {}
+    for key, row in pairs:
+        groups.setdefault(key, []).append(row)
+    return groups

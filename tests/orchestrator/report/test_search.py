@@ -9,7 +9,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from orchestrator.report.__main__ import main
-from orchestrator.report.caveats import row_names
+from orchestrator.report.rows import row_names
 from orchestrator.study.load import load_study
 from orchestrator.study.search_result import FILE
 from orchestrator.tracking.open_store import tracking_uri
