@@ -167,14 +167,18 @@ class _ShapesOnly(TorchFunctionMode):
             if function in _SAME_SHAPE:
                 return torch.empty_like(tensor)
             if function in _ELEMENTWISE and len(arguments) == 2:
-                return tensor.new_empty(_broadcast(tensor, arguments[1]))
+                shape = _broadcast(tensor, arguments[1])
+                if shape is not None:
+                    return tensor.new_empty(shape)
             size = _resized(function, arguments, named)
             if size is not None:
                 return tensor.new_empty(*tensor.shape[:2], *size)
             if function is torch.conv2d and len(arguments) > 1:
                 return self._convolution(function(*arguments, **named), arguments[1])
         if function is torch.cat and all(tensor.is_meta for tensor in arguments[0]):
-            return _concatenated(*arguments, **named)
+            shape = _concatenated(*arguments, **named)
+            if shape is not None:
+                return arguments[0][0].new_empty(shape)
         if function not in _WITHOUT_PRODUCTS and function.__name__ != "__get__":
             self.has_other_products = True
         return function(*arguments, **named)
@@ -185,19 +189,26 @@ class _ShapesOnly(TorchFunctionMode):
         return output
 
 
-def _concatenated(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+def _concatenated(tensors: Sequence[Tensor], dim: int = 0) -> list[int] | None:
+    """Return the shape of the result; None if the shapes do not fit, which torch reports."""
+    shapes = [list(tensor.shape) for tensor in tensors]
+    lengths = [shape.pop(dim) for shape in shapes]
+    if any(shape != shapes[0] for shape in shapes):
+        return None
     shape = list(tensors[0].shape)
-    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
-    return tensors[0].new_empty(shape)
+    shape[dim] = sum(lengths)
+    return shape
 
 
-def _broadcast(tensor: Tensor, other: Any) -> list[int]:
-    """Return the shape of an elementwise result."""
+def _broadcast(tensor: Tensor, other: Any) -> list[int] | None:
+    """Return the shape of an elementwise result; None if the shapes do not fit, which torch
+    reports."""
     if not isinstance(other, Tensor):
         return list(tensor.shape)
     dims = max(tensor.dim(), other.dim())
-    aligned = ([1] * (dims - each.dim()) + list(each.shape) for each in (tensor, other))
-    return [max(sizes) for sizes in zip(*aligned, strict=True)]
+    aligned = [[1] * (dims - each.dim()) + list(each.shape) for each in (tensor, other)]
+    pairs = list(zip(*aligned, strict=True))
+    return [max(sizes) for sizes in pairs] if all(a == b or 1 in (a, b) for a, b in pairs) else None
 
 
 def _resized(

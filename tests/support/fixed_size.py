@@ -34,12 +34,12 @@ class EvenSize(nn.Module):
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.halve = nn.MaxPool2d(2)
-        self.double = nn.Upsample(scale_factor=2)
+        self.smaller = nn.MaxPool2d(2)
+        self.larger = nn.Upsample(scale_factor=2)
         self.classifier = nn.Conv2d(6, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(torch.cat([images, self.double(self.halve(images))], dim=1))
+        return self.classifier(torch.cat([images, self.larger(self.smaller(images))], dim=1))
 
 
 def fixed_size(height: int, width: int) -> NetworkConfig:
