@@ -165,7 +165,7 @@ def _distribution(limits: RangeConfig) -> "optuna.distributions.BaseDistribution
 
 def _encoded(value: Any, limits: RangeConfig) -> Any:
     """Return a value as Optuna has it: a choice by its index, because it may be a mapping."""
-    return value if limits.choice is None else limits.choice.index(value)
+    return value if limits.choice is None else limits.position(value)
 
 
 def _decoded(value: Any, limits: RangeConfig) -> Any:

@@ -62,6 +62,11 @@ class RangeConfig:
         """The lowest and the highest value; None for a choice."""
         return self.log or self.uniform or self.integer
 
+    @property
+    def is_continuous(self) -> bool:
+        """Whether the values are numbers of which any may be drawn."""
+        return self.log is not None or self.uniform is not None
+
     def at(self, quantile: float) -> Any:
         """Return the value at a quantile in [0, 1) of the distribution."""
         if self.choice is not None:
@@ -86,10 +91,16 @@ class RangeConfig:
             value = round(value, _DIGITS - 1 - math.floor(math.log10(high - low)))
         return min(max(value, low), high)
 
+    def position(self, value: Any) -> int | None:
+        """Return the index of a value among the choices; None if it is none of them. False is not
+        0, and 1.0 is not 1."""
+        alike = (value == one and type(value) is type(one) for one in self.choice or ())
+        return next((index for index, same in enumerate(alike) if same), None)
+
     def contains(self, value: Any) -> bool:
         """Whether a sample may have this value."""
         if self.choice is not None:
-            return any(value == one and type(value) is type(one) for one in self.choice)
+            return self.position(value) is not None
         assert self.bounds is not None
         low, high = self.bounds
         kind = int if self.integer is not None else int | float

@@ -91,6 +91,19 @@ def test_failed_samples_are_avoided_or_ignored() -> None:
     assert len(propose(config(), ("a",), known, scores, [6, 7, 8])) == 3
 
 
+def test_choices_that_are_equal_in_python_are_different() -> None:
+    key, drawn = "model.variant", []
+    for choices in ((0, False), ("zero", "false")):
+        ranges = {key: RangeConfig(choice=choices)}
+        study = StudyConfig("tune", {}, kind="search", sample=ranges, samples=SamplesConfig(40))
+        samples = [random_sample(ranges, number, 0) for number in range(10)]
+        second = repr(choices[1])
+        scores = {each.number: float(repr(each.values[key]) == second) for each in samples}
+        proposed = propose(study, ("a",), samples, scores, range(10, 40))
+        drawn.append([repr(each.values[key]) == second for each in proposed])
+    assert drawn[0] == drawn[1]
+
+
 def loaded(tmp_path: Path, text: str = STUDY) -> Study:
     path = tmp_path / "study.yaml"
     path.write_text(text)
@@ -224,3 +237,33 @@ def test_optuna_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(search_checks, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs optuna, which is not installed; run"):
         loaded(tmp_path)
+
+
+def test_score_of_a_failed_trial_does_not_count(tmp_path: Path) -> None:
+    store, study = Store([]), loaded(tmp_path)
+    store.train(study, failing=1)
+    without = store.next(study)
+    # It may have the score of an early epoch.
+    store.runs = [
+        replace(run, metrics={"val/miou": 9.0}) if run.status == "FAILED" else run
+        for run in store.runs
+    ]
+    larger = store.next(study)
+    assert larger is not None
+    assert without is not None
+    assert larger.trials == without.trials
+
+
+def test_search_goes_on_after_the_code_has_changed(tmp_path: Path) -> None:
+    store, study = Store([]), loaded(tmp_path)
+    store.train(study)
+    stale = {
+        name: replace(each, state=TrialState.STALE) for name, each in store.decisions(study).items()
+    }
+    assert next_samples(study, store.resolve(study), stale) is not None
+
+
+def test_part_of_a_search_draws_no_samples(tmp_path: Path) -> None:
+    store, study = Store([]), loaded(tmp_path)
+    store.train(study)
+    assert store.next(replace(study, trials=study.trials[:6])) is None
