@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from orchestrator.planning.forecast import Forecaster
-from orchestrator.planning.preflight_choice import distinct, is_worthwhile, run_seconds
+from orchestrator.planning.preflight_choice import is_worthwhile, run_seconds
 from orchestrator.study.resolved import ResolvedTrial
 from pipelines.data.files import write_text
 
@@ -61,10 +61,13 @@ def save_overhead(storage: Path, study: str, start: float, end: float) -> None:
 
 
 def preflight_seconds(
-    todo: Sequence[ResolvedTrial], forecaster: Forecaster, concurrent: int
+    todo: Sequence[ResolvedTrial],
+    chosen: Sequence[ResolvedTrial],
+    forecaster: Forecaster,
+    concurrent: int,
 ) -> float:
-    """Estimate the preflight runs of a command that trains `todo`; 0 if it would skip them."""
-    chosen = distinct(todo)
+    """Estimate the preflight runs of `chosen` by a command that trains `todo`; 0 if it would skip
+    them."""
     if not is_worthwhile(todo, chosen, forecaster):
         return 0.0
     seconds = sum(run_seconds(trial, forecaster) for trial in chosen)

@@ -35,6 +35,7 @@ class StudyPlan:
     device: of the calibration; empty if unknown.
     launch: the machines that the cluster would start; None if it does not grow.
     shortage: a warning if the disk is too small.
+    used_hours: GPU-hours (or CPU worker-hours) that the study has used.
     """
 
     study: Study
@@ -46,6 +47,7 @@ class StudyPlan:
     device: str
     launch: Launch | None
     shortage: str = ""
+    used_hours: float = 0.0
 
     @property
     def has_obstacle(self) -> bool:
@@ -246,10 +248,12 @@ def _totals(plan: StudyPlan) -> Table:
     if launch is not None and launch.price is not None:
         for row in _price_rows(launch.price, wall.high / 3600, study.config.limits.wall_hours):
             table.add_row(*row)
-    limit = study.config.limits.gpu_hours
-    if limit is not None and hours.high > limit:
-        certainty = "will" if hours.low > limit else "may"
-        table.add_row("limit", f"{limit:g}", f"limits.gpu_hours {certainty} stop the study early")
+    limit, used = study.config.limits.gpu_hours, plan.used_hours
+    if limit is not None and used + hours.high > limit:
+        certainty = "will" if used + hours.low > limit else "may"
+        message = f"limits.gpu_hours {certainty} stop the study early"
+        message += f"; it has used {_hours(used)} of them" if used else ""
+        table.add_row("limit", f"{limit:g}", message)
     return table
 
 

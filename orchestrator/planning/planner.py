@@ -10,6 +10,7 @@ from orchestrator.planning.forecast import Capacity, Forecaster, StudyForecast, 
 from orchestrator.planning.measurements import save_measurements
 from orchestrator.planning.overhead import load_overhead, preflight_seconds
 from orchestrator.planning.plan_table import StudyPlan, size_text
+from orchestrator.planning.preflight_choice import untested
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.devices import device_of_kind
@@ -60,19 +61,23 @@ class Planner:
         self,
         decisions: Mapping[str, Decision],
         launch_for: Callable[[int], Launch | None],
+        used_hours: float = 0.0,
     ) -> StudyPlan:
         """Return the plan, which `--plan` prints.
 
         launch_for: given a number of trials, returns the machines that the cluster would start for
-        them; None if it does not grow.
+        them; None if it does not grow. used_hours: GPU-hours (or CPU worker-hours) that the study
+        has used.
         """
         states = {name: decision.state for name, decision in decisions.items()}
         forecast = self._forecast(decisions)
         todo = {t.trial.identity: t.trial for t in forecast.trials if t.estimate is not None}
         overhead = load_overhead(self._context.storage.local, self._study.config.study)
         if self._context.preflight:
+            remaining = list(todo.values())
+            chosen = untested(remaining, self._trials, decisions, self._study.config.sample)
             seconds = preflight_seconds(
-                list(todo.values()), self.forecaster, self._placement.concurrent
+                remaining, chosen, self.forecaster, self._placement.concurrent
             )
             overhead = replace(overhead, preflight=seconds)
         return StudyPlan(
@@ -85,6 +90,7 @@ class Planner:
             self._device,
             launch_for(len(todo)),
             self.disk_shortage(decisions),
+            used_hours,
         )
 
     def disk_shortage(self, decisions: Mapping[str, Decision]) -> str:

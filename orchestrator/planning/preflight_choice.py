@@ -1,10 +1,12 @@
 """Which trials need a preflight run, how long it takes, and whether it is worth that time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.planning.forecast import Forecaster
+from orchestrator.planning.reconcile import Decision
 from orchestrator.study.resolved import ResolvedTrial
+from orchestrator.study.sampling import RangeConfig
 from pipelines.training.config import TrainingConfig
 
 STEPS = 6  # optimizer steps of a preflight run
@@ -17,13 +19,17 @@ _IRRELEVANT = ("epochs", "steps", "learning_rate", "momentum", "weight_decay", "
                "schedule_by", "warmup_steps")  # fmt: skip
 
 
-def preflight_key(trial: ResolvedTrial) -> tuple[str, str]:
+def preflight_key(trial: ResolvedTrial, ranges: Mapping[str, RangeConfig]) -> tuple[str, str]:
     """Return a key that is equal for trials that one preflight run covers, because they differ only
-    in seed, fold, schedule and the like, or in samples from continuous ranges."""
+    in seed, fold, schedule and the like, or in samples from continuous ranges.
+
+    ranges: of the sampled keys.
+    """
     if trial.sample is not None:
-        choices = {k: v for k, v in trial.sample.values.items() if not isinstance(v, float)}
         relevant = {
-            k: v for k, v in choices.items() if k.removeprefix("training.") not in _IRRELEVANT
+            key: value
+            for key, value in trial.sample.values.items()
+            if not ranges[key].is_continuous and key.removeprefix("training.") not in _IRRELEVANT
         }
         return repr((trial.cell, relevant)), trial.location
     experiment, defaults = trial.experiment, TrainingConfig()
@@ -36,12 +42,29 @@ def preflight_key(trial: ResolvedTrial) -> tuple[str, str]:
     return repr(normalized), trial.location
 
 
-def distinct(trials: Sequence[ResolvedTrial]) -> list[ResolvedTrial]:
+def distinct(
+    trials: Sequence[ResolvedTrial], ranges: Mapping[str, RangeConfig]
+) -> list[ResolvedTrial]:
     """Return the first trial of each `preflight_key`."""
     by_key: dict[tuple[str, str], ResolvedTrial] = {}
     for trial in trials:
-        by_key.setdefault(preflight_key(trial), trial)
+        by_key.setdefault(preflight_key(trial, ranges), trial)
     return list(by_key.values())
+
+
+def untested(
+    todo: Sequence[ResolvedTrial],
+    trials: Sequence[ResolvedTrial],
+    decisions: Mapping[str, Decision],
+    ranges: Mapping[str, RangeConfig],
+) -> list[ResolvedTrial]:
+    """Return the distinct trials of `todo` for which no equivalent trial has trained an epoch."""
+    tested = {
+        preflight_key(trial, ranges)
+        for trial in trials
+        if (run := decisions[trial.name].run) is not None and run.epoch > 0
+    }
+    return [trial for trial in distinct(todo, ranges) if preflight_key(trial, ranges) not in tested]
 
 
 def run_seconds(trial: ResolvedTrial, forecaster: Forecaster) -> float:

@@ -12,7 +12,7 @@ from orchestrator.context import RunContext
 from orchestrator.planning.estimate import Measurement, Source
 from orchestrator.planning.forecast import passes, workload
 from orchestrator.planning.planner import Planner
-from orchestrator.planning.preflight_choice import distinct, is_worthwhile, preflight_key
+from orchestrator.planning.preflight_choice import distinct, is_worthwhile, untested
 from orchestrator.planning.reconcile import Decision
 from orchestrator.preflight.advice import advise
 from orchestrator.preflight.run import PreflightResult, run_preflight
@@ -21,6 +21,7 @@ from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.resources import Resources
+from orchestrator.study.sampling import RangeConfig
 from orchestrator.study.study import Study
 from orchestrator.training.job import Job, job_of
 from pipelines.errors import UserError
@@ -31,27 +32,16 @@ class PreflightError(UserError, ValueError):
     """Some experiments of the study cannot be trained; the message has a paragraph for each."""
 
 
-def spread_by_cost(trials: Sequence[ResolvedTrial]) -> list[ResolvedTrial]:
+def spread_by_cost(
+    trials: Sequence[ResolvedTrial], ranges: Mapping[str, RangeConfig]
+) -> list[ResolvedTrial]:
     """Return the cheapest, the median and the most expensive of the distinct trials."""
     by_cost = sorted(
-        distinct(trials), key=lambda trial: trial.cost.gflops * trial.experiment.training.batch
+        distinct(trials, ranges),
+        key=lambda trial: trial.cost.gflops * trial.experiment.training.batch,
     )
     chosen = {0, len(by_cost) // 2, len(by_cost) - 1}
     return [by_cost[index] for index in sorted(chosen)]
-
-
-def untested(
-    todo: Sequence[ResolvedTrial],
-    trials: Sequence[ResolvedTrial],
-    decisions: Mapping[str, Decision],
-) -> list[ResolvedTrial]:
-    """Return the distinct trials of `todo` for which no equivalent trial has trained an epoch."""
-    tested = {
-        preflight_key(trial)
-        for trial in trials
-        if (run := decisions[trial.name].run) is not None and run.epoch > 0
-    }
-    return [trial for trial in distinct(todo) if preflight_key(trial) not in tested]
 
 
 def measurements(
@@ -139,7 +129,7 @@ class Preflight:
             "no timings for this device yet: running a short probe, a minute or two on a CPU, and "
             "saving it for later plans"
         )
-        trials = spread_by_cost(self._trials)
+        trials = spread_by_cost(self._trials, self._study.config.sample)
         self._learn(self._run(trials, "probe", self._stopped), trials, "probe")
 
     def check(
@@ -151,7 +141,7 @@ class Preflight:
         A limit of `budget` ends it, because then no trial starts. Raises PreflightError if any of
         them failed.
         """
-        trials = untested(todo, self._trials, decisions)
+        trials = untested(todo, self._trials, decisions, self._study.config.sample)
         if not is_worthwhile(todo, trials, self._planner.forecaster):
             return
         self._say(

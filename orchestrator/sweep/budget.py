@@ -6,16 +6,20 @@ from orchestrator.study.study import Study
 from orchestrator.tracking.queries import StoreSnapshot
 
 
+def used_hours(study: Study, snapshot: StoreSnapshot) -> float:
+    """Return the device-hours used by all trials that a study ever had, including those that are no
+    longer in its file. snapshot: of the tracking store."""
+    name = study.config.study
+    return sum(recorded_hours(run.metrics) for run in snapshot.trials if run.study == name)
+
+
 def create_budget(
     study: Study, snapshot: StoreSnapshot, placement: Placement, began: float
 ) -> Budget:
-    """Return the limits of a study, minus the device-hours used by all trials it ever had,
-    including those that are no longer in its file.
+    """Return the limits of a study, minus its used hours.
 
     snapshot: of the tracking store. placement: of one trial. began: when the command began, by
     `time.monotonic`.
     """
-    config = study.config
-    hours = sum(recorded_hours(run.metrics) for run in snapshot.trials if run.study == config.study)
-    devices = config.resources.devices(placement.device)
-    return Budget(config.limits, devices, hours, began=began)
+    devices = study.config.resources.devices(placement.device)
+    return Budget(study.config.limits, devices, used_hours(study, snapshot), began=began)

@@ -30,6 +30,7 @@ from orchestrator.study.resolve import (
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_by_name, runtime_environment
+from orchestrator.sweep.budget import used_hours
 from orchestrator.tracking.open_store import open_store
 from orchestrator.tracking.queries import (
     StoreSnapshot,
@@ -114,7 +115,8 @@ def plan_study(
 
             cluster.start()
             Preflight(prepared.study, trials, placement, context, planner).probe()
-        return planner.plan(decisions, partial(cluster.launch, placement))
+        used = used_hours(study, prepared.snapshot)
+        return planner.plan(decisions, partial(cluster.launch, placement), used)
 
 
 def _options(study: Study, options: ReconcileOptions | None) -> ReconcileOptions:

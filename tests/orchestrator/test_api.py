@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from orchestrator.planning.measurements import save_measurements
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.study.load import load_study
 from orchestrator.study.yaml_source import StudyError
-from orchestrator.tracking.store import TrackingError
+from orchestrator.tracking.open_store import tracking_uri
+from orchestrator.tracking.store import TrackingError, TrackingStore
+from orchestrator.tracking.study_run import StudyRun
 from pipelines.config import load_yaml
 from tests.support.fabricated_studies import PLAIN, fabricate, fabricate_study, write_study
 from tests.support.planned_study import resolved, timed, write_planned_study
@@ -145,14 +148,35 @@ def test_study_without_a_store_is_reported(tmp_path: Path) -> None:
         study.table()
 
 
+def save_times(file: Path, storage: Path) -> None:
+    """Save a measurement of this machine, so that a plan needs no probe."""
+    study, trials = resolved(file)
+    measured = timed(trials[0], study, step=0.1)
+    save_measurements(storage, [replace(measured, device=worker_device("cpu", 1.0))])
+
+
+def test_plan_counts_the_hours_that_the_study_has_used(
+    tmp_path: Path, small_streets: Path, own_store: Path
+) -> None:
+    file = write_planned_study(tmp_path, small_streets)
+    save_times(file, own_store)
+    assert "limits.gpu_hours" not in str(Study(file, storage=own_store).plan())
+    study, trials = resolved(file)
+    store = TrackingStore(tracking_uri(own_store), own_store / "artifacts")
+    study_run = StudyRun.open(store, study)
+    run_id = study_run.begin_trial(trials[0], None, None)
+    study_run.log_epoch(run_id, 1, {"trial/worker_hours": 0.4})
+    study_run.end_trial(run_id, "KILLED")
+    study_run.close("KILLED")
+    plan = " ".join(str(Study(file, storage=own_store).plan()).split())
+    assert "limits.gpu_hours will stop the study early; it has used 0.40 of them" in plan
+
+
 def test_plan_is_a_frame_and_the_text_of_the_command(
     tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write_planned_study(tmp_path, small_streets)
-    study, trials = resolved(file)
-    kind = worker_device("cpu", 1.0)
-    measured = timed(trials[0], study, step=0.1)
-    save_measurements(own_store, [type(measured)(**{**vars(measured), "device": kind})])
+    save_times(file, own_store)
     plan = Study(file, storage=own_store).plan(retry_failed=True, retrain_stale=True)
     printed = capsys.readouterr().out
     assert printed.startswith("opening the data")

@@ -38,8 +38,9 @@ def test_preflight_is_counted_as_the_command_runs_it(file: Path) -> None:
     study, trials = resolved(file)
     measured = [timed(trial, study, step=60.0) for trial in trials]
     forecaster = Forecaster.of(trials, study.config.resources, measured, "cpu", "device")
-    assert preflight_seconds(trials, forecaster, 2) == 0.0  # too short a study
+    chosen = distinct(trials, {})
+    assert preflight_seconds(trials, chosen, forecaster, 2) == 0.0  # too short a study
     trials = [*trials] * 20
     run = forecaster.steps(trials[0], 2 * STEPS)
-    assert preflight_seconds(trials, forecaster, 1) == pytest.approx(len(distinct(trials)) * run)
-    assert preflight_seconds(trials, forecaster, 9) == pytest.approx(run)
+    assert preflight_seconds(trials, chosen, forecaster, 1) == pytest.approx(len(chosen) * run)
+    assert preflight_seconds(trials, chosen, forecaster, 9) == pytest.approx(run)

@@ -1,16 +1,19 @@
 """`--plan` prints a study's forecast without training."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from orchestrator.planning.estimate import Estimate
 from orchestrator.planning.forecast import (
     Forecaster,
 )
 from orchestrator.planning.overhead import Overhead
 from orchestrator.planning.plan_table import StudyPlan, duration, show_plan
 from orchestrator.scheduling.capacity import plan_placement
+from orchestrator.scheduling.launch import HourlyPrice, Launch
 from orchestrator.study.trial_state import TrialState
 from tests.support.planned_study import forecast_of, resolved, timed
 
@@ -55,6 +58,23 @@ def test_plan_fits_the_terminal(file: Path, width: int) -> None:
     assert {"missing", "10", "30"} <= set(row.split())
 
 
+@pytest.mark.parametrize(
+    ("used", "expected"),
+    [
+        (0.0, ""),
+        (7.0, "limit 10 limits.gpu_hours may stop the study early; it has used 7.00 of them"),
+        (9.5, "limit 10 limits.gpu_hours will stop the study early; it has used 9.50 of them"),
+    ],
+)
+def test_hours_that_the_study_has_used_count(file: Path, used: float, expected: str) -> None:
+    file.write_text(file.read_text().replace("gpu_hours: 0.5", "gpu_hours: 10"))
+    plan = plan_of(file)
+    forecast = replace(plan.forecast, device_hours=Estimate(3, 2, 4))
+    text = " ".join(printed(replace(plan, forecast=forecast, used_hours=used)).split())
+    assert expected in text
+    assert ("limits.gpu_hours" in text) == bool(expected)
+
+
 @pytest.mark.parametrize(("method", "later"), [("random", False), ("tpe", True)])
 def test_plan_lists_the_samples_of_a_search(file: Path, method: str, later: bool) -> None:
     text = file.read_text().replace("compare_to: strong", "kind: search")
@@ -67,6 +87,32 @@ def test_plan_lists_the_samples_of_a_search(file: Path, method: str, later: bool
     assert all(": training.learning_rate 0." in line for line in listed)
     # Three rows with two seeds each.
     assert ("6 more samples (12 trials) are drawn later" in "\n".join(lines)) == later
+
+
+@pytest.mark.parametrize(
+    ("limit", "bound", "reason"),
+    [
+        (None, "$7.00 3 h 00 min", "limits.wall_hours would ensure it"),
+        (4, "$7.00 3 h 00 min", "the upper end of the wall time)"),
+        (2, "$5.00 2 h 00 min", "(limits.wall_hours)"),
+    ],
+)
+def test_price_is_bounded_by_the_wall_time_or_its_limit(
+    file: Path, limit: float | None, bound: str, reason: str
+) -> None:
+    if limit is not None:
+        file.write_text(file.read_text().replace("gpu_hours: 0.5", f"wall_hours: {limit}"))
+    plan = plan_of(file)
+    forecast = replace(plan.forecast, wall=Estimate(3600, 1800, 10800 - plan.overhead.seconds))
+    price = HourlyPrice(2.0, "one machine", unused_hours=0.5)
+    plan = replace(plan, forecast=forecast, launch=Launch({"large": 1}, price))
+    text = " ".join(printed(plan).split())
+    assert "price $2.00 per hour one machine" in text
+    assert f"- at most {bound}" in text
+    assert reason in text
+    unknown = replace(plan, launch=Launch({"large": 1}, replace(price, dollars=None)))
+    assert "price unknown" in " ".join(printed(unknown).split())
+    assert "at most" not in printed(unknown)
 
 
 @pytest.mark.parametrize(

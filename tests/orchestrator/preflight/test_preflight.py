@@ -154,8 +154,8 @@ def test_one_preflight_run_covers_all_seeds_and_schedules(
 ) -> None:
     variants = "  a: {}\n  b: {set: {training: {epochs: 2, momentum: 0.5}}}\nseeds: [0, 1, 2]\n"
     trials = trials_of(tmp_path, small_streets, variants)
-    assert [trial.name for trial in distinct(trials)] == ["a, seed 0"]
+    assert [trial.name for trial in distinct(trials, {})] == ["a, seed 0"]
     forecaster = Forecaster.of(trials, Resources(), [], "cpu", "device")
-    assert is_worthwhile(trials, distinct(trials), forecaster)
+    assert is_worthwhile(trials, distinct(trials, {}), forecaster)
     short = [trial for trial in trials if trial.variant == "b"]
-    assert not is_worthwhile(short, distinct(short), forecaster)
+    assert not is_worthwhile(short, distinct(short, {}), forecaster)

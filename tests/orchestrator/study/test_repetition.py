@@ -60,7 +60,7 @@ def test_folds_are_part_of_the_identity_only_if_used(tmp_path: Path, small_stree
     assert [trial.duration.steps < plain[0].duration.steps for trial in trials[:1]] == [True]
     assert len(trials[0].dataset.split(trials[0].experiment.data.trained_on)) == images // 2
     # One preflight run covers the folds of a variant, and the first fold is trained first.
-    assert len(distinct(trials[:4])) == 2
+    assert len(distinct(trials[:4], {})) == 2
     first = priorities(study.config, trials[4:])
     early = [trial.name for trial in trials[4:] if first[trial.identity] == 0]
     assert early == ["a, fold 0", "b, fold 0"]

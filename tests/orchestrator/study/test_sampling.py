@@ -156,6 +156,14 @@ def test_more_samples_leave_the_first_as_they_are(tmp_path: Path) -> None:
     assert {trial.name: trial for trial in few}.items() <= {t.name: t for t in many}.items()
 
 
+@pytest.mark.parametrize(("startup", "drawn"), [(9, 4), (3, 3)])
+def test_tpe_draws_no_more_random_samples_than_count(
+    tmp_path: Path, startup: int, drawn: int
+) -> None:
+    samples = f"samples: {{count: 4, method: tpe, startup: {startup}}}"
+    assert len(load(tmp_path, STUDY.replace("samples: 4", samples)).trials) == 2 * drawn
+
+
 def test_a_key_set_on_the_command_line_is_not_sampled(tmp_path: Path) -> None:
     study = load(tmp_path, STUDY, overrides=[("training.learning_rate", "0.5")])
     assert {trial.experiment.training.learning_rate for trial in study.trials} == {0.5}
@@ -186,8 +194,10 @@ def test_a_key_set_on_the_command_line_is_not_sampled(tmp_path: Path) -> None:
         ("{name: adamw,", "{nam: adamw,", "unknown key `training.optimizer.nam`"),
         ("[sgd, {", "[sgd, {name: nothing}, {", "nothing"),
         ("{uniform: [0, 0.3]}", "{uniform: [-1e308, 1e308]}", "must be within"),
-        # No drawn value is below 0.
+        # No drawn value is below 0 or above 0.5, and all choices but one are valid.
         ("{uniform: [0, 0.3]}", "{uniform: [-1e-9, 0.3]}", "hue must be"),
+        ("{uniform: [0, 0.3]}", "{uniform: [0, 0.5000001]}", "hue must be"),
+        ("{uniform: [0, 0.3]}", "{choice: [0, 0.7, 0.3]}", "hue must be"),
         (
             "samples: 4",
             "samples: {count: 9, method: tpe}\nearly_stopping: {grace_epochs: 1}",
@@ -205,13 +215,23 @@ def test_samples_without_ranges(tmp_path: Path) -> None:
     assert "`samples` needs `sample`" in "\n".join(problems(tmp_path, text))
 
 
+def test_each_choice_of_numbers_has_a_preflight_run(tmp_path: Path, small_streets: Path) -> None:
+    """It may change the memory that a network needs."""
+    text = STUDY[: STUDY.index("sample:")].replace("crop:", f"dataset: {small_streets}, crop:")
+    sampled = "sample: {model.dropout: {choice: [0.1, 0.5]}}\nsamples: 4\n"
+    study = load(tmp_path, text + sampled)
+    trials = resolve_trials(study.trials, "cpu", tmp_path)
+    assert {t.sample.values["model.dropout"] for t in trials if t.sample} == {0.1, 0.5}
+    assert len(distinct(trials, study.config.sample)) == 2 * 2
+
+
 def test_preflight_and_order(tmp_path: Path, small_streets: Path) -> None:
     text = f"{STUDY}seeds: [0, 1]\n".replace("crop:", f"dataset: {small_streets}, crop:")
     study = load(tmp_path, text)
     trials = resolve_trials(study.trials, "cpu", tmp_path)
     # One run for each row and optimizer; rates and steps change neither memory nor shapes.
     drawn = {value_text(t.sample.values["training.optimizer"]) for t in trials}
-    assert len(distinct(trials)) == 2 * len(drawn)
+    assert len(distinct(trials, study.config.sample)) == 2 * len(drawn)
     first = [t.name for t in trials if priorities(study.config, trials)[t.identity] == 0]
     assert first == ["a, sample 0, seed 0", "b, sample 0, seed 0"]
     assert run_name(trials[3]) == f"a, dfnet1, {trials[3].dataset.manifest.name}, sample 1, seed 1"
