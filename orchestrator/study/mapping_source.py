@@ -27,9 +27,12 @@ def mapping_source(values: Mapping[str, Any], name: str) -> Source:
         if len(around) == _MAX_DEPTH:
             return report(f"`{key[1 : key.find('.', 1)]}` is nested too deeply to be read")
         if isinstance(value, Mapping):
-            for inner in value:
-                if problem := text_problem(str(inner)):
+            texts = [str(inner) for inner in value]
+            for text in dict.fromkeys(texts):
+                if problem := text_problem(text):
                     report(f"a key of `{key[1:]}`: {problem}")
+                elif texts.count(text) > 1:
+                    report(f"duplicate key `{f'{key}.{text}'[1:]}`; keep one of them")
             return {
                 str(inner): plain(each, f"{key}.{inner}", value, *around)
                 for inner, each in value.items()

@@ -40,6 +40,15 @@ def test_value_that_contains_itself_is_reported() -> None:
     ]
 
 
+def test_keys_that_become_the_same_text_are_reported() -> None:
+    with pytest.raises(StudyError) as raised:
+        mapping_source({1: "x", "1": "y", "a": {2: "x", "2": "y"}}, "the study")
+    assert sorted(map(str, raised.value.problems)) == [
+        "the study: duplicate key `1`; keep one of them",
+        "the study: duplicate key `a.2`; keep one of them",
+    ]
+
+
 def test_value_may_occur_twice() -> None:
     shared = {"epochs": 3}
     assert mapping_source({"a": shared, "b": shared}, "the study").value == {
