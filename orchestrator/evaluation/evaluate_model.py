@@ -8,6 +8,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +156,11 @@ def evaluation_name(
 
 
 def _metric_name(metric: MetricConfig) -> str:
-    """Return a metric's key, with a hash of its arguments if it has any."""
-    if not metric.arguments:
+    """Return a metric's key, with a hash of the settings that it does not tell."""
+    is_named = metric.key == metric.name
+    if is_named and not metric.arguments:
         return metric.key
-    text = json.dumps(metric.arguments, sort_keys=True)
+    text = json.dumps(metric.arguments if is_named else asdict(metric), sort_keys=True)
     return f"{metric.key}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

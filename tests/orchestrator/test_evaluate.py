@@ -93,15 +93,16 @@ def test_scores_are_logged_to_the_run_by_protocol(
 def test_evaluations_with_other_arguments_have_other_names(small_streets: Path) -> None:
     dataset = open_dataset(small_streets)
 
-    def name(**arguments: object) -> str:
-        metric = MetricConfig("boundary_f", arguments)
-        config = EvaluationConfig(metrics=(metric,))
+    def name(metric: str = "boundary_f", key: str = "", **arguments: object) -> str:
+        config = EvaluationConfig(metrics=(MetricConfig(metric, arguments, key),))
         return evaluation_name(dataset, "val", "best", config)
 
     assert name().endswith("_val_best_whole_boundary_f")
     first, second = name(tolerance=2), name(tolerance=3)
     assert first.startswith(f"{name()}-")
     assert first != second
+    own = {name("one.module:Score"), name("another.module:Score"), name("boundary_f", key="Score")}
+    assert len(own) == 3
 
 
 def test_model_directory_is_scored_without_logging(
