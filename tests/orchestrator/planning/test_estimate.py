@@ -179,3 +179,23 @@ def test_size_is_never_free_even_if_a_larger_network_was_not_slower(
     assert (calibration.coefficients > 0).all()
     assert math.isfinite(calibration.evaluation_factor)
     assert calibration.validation(replace(SMALL, gflops=2.0)) > 0
+
+
+def test_accumulation_adds_a_forward_pass_and_workers_share_the_images() -> None:
+    heavy = replace(SMALL, gflops=1e4)  # nothing but its multiply-adds counts
+    rules = calibrate()
+    assert rules.step(replace(heavy, micro_batches=2)) / rules.step(heavy) == pytest.approx(
+        4 / 3, rel=1e-3
+    )
+    assert rules.step(replace(heavy, workers=2)) / rules.step(heavy) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_gradients_are_exchanged_between_workers_only() -> None:
+    large = replace(SMALL, parameters_m=1e6)
+    assert calibrate().step(replace(large, workers=2)) > 1000
+    assert calibrate().step(large) == calibrate().step(SMALL)
+
+
+def test_start_of_preflight_runs_is_used_until_a_trial_has_one() -> None:
+    quick = measurement(SMALL, source="preflight", start=40.0)
+    assert calibrate(quick, measurement(SMALL)).training(SMALL, 0, 0).value == 40.0

@@ -8,11 +8,21 @@ import pytest
 from orchestrator.planning.forecast import (
     Capacity,
     Forecaster,
+    checkpoint_bytes,
+    passes,
     priorities,
     remaining,
 )
 from orchestrator.scheduling.policy import GangShape
+from orchestrator.study.resolved import ResolvedTrial
+from pipelines.evaluation.config import InferenceConfig
 from tests.support.planned_study import forecast_of, resolved, timed
+
+
+def with_settings(trial: ResolvedTrial, section: str, **changes: object) -> ResolvedTrial:
+    """Return a trial with other settings in a section of its experiment."""
+    changed = replace(getattr(trial.experiment, section), **changes)
+    return replace(trial, experiment=replace(trial.experiment, **{section: changed}))
 
 
 def test_remaining_steps_and_validations(file: Path) -> None:
@@ -22,12 +32,36 @@ def test_remaining_steps_and_validations(file: Path) -> None:
     assert remaining(trials[0], 4) == (18, 2)
     assert remaining(trials[0], 9) == (3, 1)
     assert remaining(trials[0], 10) == (0, 0)
-    training = replace(trials[0].experiment.training, epochs=None, steps=14)
-    trial = replace(trials[0], experiment=replace(trials[0].experiment, training=training))
+    trial = with_settings(trials[0], "training", epochs=None, steps=14)
     # 14 steps are 4 epochs and 2 steps; validation after epochs 4 and 5, the last.
     assert remaining(trial, 0) == (14, 2)
     assert remaining(trial, 4) == (2, 1)
     assert remaining(trial, 5) == (0, 0)
+    assert remaining(with_settings(trials[0], "data", validation_split=None), 0) == (30, 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        (InferenceConfig(), 1),
+        (InferenceConfig(scales=(0.5, 2.0), flip=True), 2 * (0.25 + 4)),
+        (InferenceConfig(window=(64, 64), stride=(32, 64)), 2),
+    ],
+)
+def test_passes_over_each_pixel(config: InferenceConfig, count: float) -> None:
+    assert passes(config) == count
+
+
+@pytest.mark.parametrize(
+    ("training", "copies"),
+    [({}, 2), ({"momentum": 0.0}, 2), ({"optimizer": "adamw"}, 3), ({"ema": 0.99}, 3)],
+)
+def test_checkpoint_has_the_weights_and_their_averages(
+    file: Path, training: dict[str, object], copies: int
+) -> None:
+    trial = resolved(file)[1][0]
+    expected = copies * 4e6 * trial.cost.values_m
+    assert checkpoint_bytes(with_settings(trial, "training", **training)) == pytest.approx(expected)
 
 
 def test_forecast_schedules_the_trials_on_the_nodes(file: Path) -> None:
