@@ -69,6 +69,13 @@ def test_workers_are_placed_on_the_requested_gpu() -> None:
     assert plan_placement(Resources(accelerator="H100"), [HEAD]).per_worker == {"CPU": 1.0}
 
 
+def test_types_of_gpus_beside_which_no_worker_fits_do_not_count() -> None:
+    large = {"CPU": 16.0, "GPU": 4.0, "accelerator_type:H100": 1.0}
+    small = {"CPU": 2.0, "GPU": 1.0, "accelerator_type:T4": 1.0}
+    placement = plan_placement(Resources(cpus_per_worker=4), [HEAD, large, small])
+    assert placement.gpu_types == ("H100",)
+
+
 def test_workers_of_one_trial_do_not_share_a_gpu() -> None:
     with pytest.raises(CapacityError, match="NCCL refuses two workers of a trial on one GPU"):
         plan_placement(
@@ -85,6 +92,8 @@ def test_drivers_use_cpu_of_workers_without_a_head_node() -> None:
     with pytest.raises(CapacityError):
         plan_placement(Resources(workers=2), [{"CPU": 2.0}])
     assert plan_placement(Resources(workers=2, cpus_per_worker=0.9), [{"CPU": 2.0}]).concurrent == 1
+    # The only worker of a trial is its driver.
+    assert plan_placement(Resources(), [{"CPU": 2.0}]).concurrent == 2
 
 
 @given(

@@ -85,6 +85,23 @@ def test_overrides_take_precedence_over_variants_and_grid(tmp_path: Path) -> Non
         assert trial.experiment.seed == 4
 
 
+@pytest.mark.parametrize(("first", "last"), [("5", "7"), ("7", "5")])
+def test_last_override_of_a_key_wins(tmp_path: Path, first: str, last: str) -> None:
+    overrides = [("training.epochs", first), ("training.epochs", last)]
+    for trial in load(tmp_path, MINIMAL, overrides=overrides).trials:
+        assert trial.experiment.training.epochs == int(last)
+
+
+@pytest.mark.parametrize(("scales", "epochs"), [("[1.0]", 9), ("[0.5, 1.0]", 3)])
+def test_condition_on_a_list_that_is_a_default(tmp_path: Path, scales: str, epochs: int) -> None:
+    condition = f"if: {{evaluation.scales: [{scales}, [2.0]]}}, set: {{training: {{epochs: 9}}}}"
+    text = MINIMAL + f"when: [{{{condition}}}]\n"
+    if epochs == 3:
+        assert "matches no cell" in str(problems(tmp_path, text))
+        return
+    assert {trial.experiment.training.epochs for trial in load(tmp_path, text).trials} == {epochs}
+
+
 def test_only_keeps_matching_trials(tmp_path: Path) -> None:
     assert [t.name for t in load(tmp_path, MINIMAL, only=["f*"]).trials] == ["full"]
     (problem,) = problems(tmp_path, MINIMAL, only=["x*"])
