@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipelines.data.dataset import open_dataset
-from pipelines.data.image_format import RGB
+from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.evaluate import count_pixels, evaluate
@@ -98,6 +98,18 @@ def test_every_image_is_counted_once(world: int) -> None:
     split, model = UnevenImages(), BrightnessClassifier(4)
     scores = count_on_ranks(model, split, world).scores()
     assert np.array_equal(scores.confusion.numpy(), naive_confusion(split, model, 4))
+
+
+def test_images_are_normalized_as_in_training() -> None:
+    model, split = BrightnessClassifier(4), UnevenImages()
+    trained = ImageFormat(mean=(0.1, 0.1, 0.1), std=(0.5, 0.5, 0.5))
+    batches = EvaluationBatches(split, 2)
+    state = count_pixels(model, batches, 4, CPU, image_format=trained)
+    other = evaluate(model, batches, 4, CPU).confusion
+    split.image_format = trained
+    expected = evaluate(model, EvaluationBatches(split, 2), 4, CPU).confusion
+    assert not torch.equal(other, expected)
+    assert torch.equal(state.scores().confusion, expected)
 
 
 def test_uncounted_images_are_an_error() -> None:

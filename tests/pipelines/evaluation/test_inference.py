@@ -177,6 +177,10 @@ def test_scaled_size_is_rounded_and_at_least_one_pixel(size: tuple[int, int], sc
         assert abs(scaled - scale * length) <= 0.5 or scaled == 1
 
 
+def test_half_a_pixel_is_rounded_up() -> None:
+    assert scaled_size((5, 7), 0.5) == (3, 4)
+
+
 configs = st.builds(
     InferenceConfig,
     scales=st.lists(st.sampled_from([0.5, 0.75, 1.0, 1.25, 1.5, 2.0]), min_size=1, unique=True).map(

@@ -107,6 +107,13 @@ def test_boundary_iou_sees_the_contour_only() -> None:
     assert metric.class_scores(metric.statistics(label, label).numpy()).tolist() == [1, 1]
 
 
+def test_boundary_iou_reaches_a_pixel_at_least() -> None:
+    label = torch.zeros(8, 8, dtype=torch.int64)
+    label[:, 4:] = 1
+    metric = BoundaryIoU(2, distance=0.001)
+    assert metric.class_scores(metric.statistics(label, label).numpy()).tolist() == [1, 1]
+
+
 def naive_boundary(predicted: np.ndarray, label: np.ndarray, k: int, tolerance: int) -> float:
     height, width = label.shape
     predicted = np.where(label == 255, 255, predicted)
