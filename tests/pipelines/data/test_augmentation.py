@@ -209,6 +209,20 @@ def test_cutmix_pastes_a_rectangle_of_another_image() -> None:
     assert 2 < mixed < 10
 
 
+def test_pasted_pixels_are_augmented_as_their_own_image() -> None:
+    crop, plain = (40, 56), AugmentationConfig(scale=(1, 1))
+    batch = load(replace(plain, cutmix=1.0), crop, list(range(12)), InMemoryImages([crop] * 12))
+    assert batch.partners is not None
+    images, _ = Augmentation(replace(plain, cutmix=1.0), crop)(batch)
+    own, pasted = (
+        Augmentation(plain, crop)(each)[0]
+        for each in (replace(batch, partners=None), batch.partners)
+    )
+    is_pasted = (images != own).any(dim=1, keepdim=True)
+    assert 0.2 < is_pasted.float().mean() < 0.8
+    assert torch.equal(images, torch.where(is_pasted, pasted, own))
+
+
 def test_classmix_pastes_half_of_the_classes_of_another_image() -> None:
     crop, samples = (40, 56), list(range(12))
     config = AugmentationConfig(**{**vars(OFF), "cutmix": 0.2, "classmix": 0.5})

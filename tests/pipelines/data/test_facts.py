@@ -137,6 +137,13 @@ def test_repeated_images_and_their_labels_are_reported(tmp_path: Path) -> None:
     assert lines[1].startswith("train: 4 of 6 images have the same pixels as another one")
 
 
+def test_repeated_image_without_labels_contradicts_nothing(tmp_path: Path) -> None:
+    dataset = prepared(tmp_path, {"train": {"ab": ALL, "ba": IGNORED}})  # of equal images
+    assert training_warnings(dataset, "train", []) == [
+        "train: 1 of 2 images have no labeled pixel: ba"
+    ]
+
+
 def test_index_without_digests_of_images_is_an_error(tmp_path: Path) -> None:
     prepared(tmp_path, {"train": {"a": ALL}})
     index, manifest = (tmp_path / "set" / name for name in (INDEX_NAME, MANIFEST_NAME))

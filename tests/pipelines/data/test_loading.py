@@ -19,6 +19,7 @@ from pipelines.data.loading import BufferPool, EvaluationBatches, TrainingBatche
 from pipelines.data.manifest import DatasetError
 from pipelines.data.node_cache import NodeCache
 from pipelines.data.prefetch import prefetch
+from pipelines.data.sampling import Draws
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.camvid import CamVid
 from tests.support.camvid_source import CamVidSource
@@ -250,6 +251,34 @@ def test_crop_has_the_label_of_the_centroid(
             assert (
                 labels[row, position[0], position[1]] == split.read(int(sample))[1][tuple(centroid)]
             )
+
+
+@pytest.mark.parametrize("pixel", [(0, 0), (0, 33), (31, 0)])
+def test_crop_contains_a_centroid_on_the_border(
+    streets: PreparedDataset, pixel: tuple[int, int]
+) -> None:
+    data = DataConfig(crop=(12, 20), class_uniform=1.0)
+    batches = TrainingBatches(streets.split("train"), data, 0, 4)
+    keys = np.arange(20)
+    batch = batches.load(Draws(keys % 11, keys, np.full((20, 2), pixel)))
+    source, resized, offset, _ = batch.geometry.unbind(2)
+    position = ((torch.tensor(pixel) + 0.5) * resized / source).int() - offset
+    assert ((position >= 0) & (position < torch.tensor(data.crop))).all()
+
+
+def test_batches_are_mixed_with_any_image_and_anew_in_each_epoch() -> None:
+    data = DataConfig(crop=(16, 16), augmentation=AugmentationConfig(classmix=1.0))
+    batches = TrainingBatches(ManySizes(), data, seed=0, global_batch=100)
+    first, other = (next(batches.epoch(epoch)) for epoch in (0, 1))
+    assert first.partners is not None
+    assert len(set(first.partners.identifiers)) > 70
+    # The order of an image's classes.
+    assert first.class_draws is not None
+    assert other.class_draws is not None
+    orders = [dict(zip(b.identifiers, b.class_draws, strict=True)) for b in (first, other)]
+    both = orders[0].keys() & orders[1].keys()
+    assert len(both) > 10
+    assert not any(torch.equal(orders[0][name], orders[1][name]) for name in both)
 
 
 def test_class_uniform_requires_labels() -> None:

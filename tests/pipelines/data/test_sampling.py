@@ -126,6 +126,19 @@ def test_class_uniform_draws_classes_equally_often(fraction: float, epoch: int) 
     assert len(np.unique(samples[~is_class_uniform])) == (~is_class_uniform).sum()
 
 
+def test_centroids_of_a_class_are_all_used_before_one_is_repeated() -> None:
+    uniform = ClassUniform(1.0, centroids_of([40, 0, 3, 17]))
+    used = []
+    for epoch in range(3):
+        draws = GlobalBatches(30, 0, 5, class_uniform=uniform).epoch(epoch)
+        contained = np.concatenate([draw.contained for draw in draws])
+        rows_of = {c: contained[contained[:, 1] == c, 0] for c in (0, 2, 3)}
+        assert len(set(rows_of[0])) == len(set(rows_of[3])) == 10
+        assert sorted(np.bincount(rows_of[2])) == [3, 3, 4]
+        used.append(frozenset(rows_of[0]))
+    assert len(set(used)) == 3  # other ones in each epoch
+
+
 def test_class_uniform_draws_are_spread_over_the_epoch() -> None:
     uniform = ClassUniform(0.5, centroids_of([40, 3, 17]))
     for epoch in range(3):

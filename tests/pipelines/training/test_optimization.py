@@ -17,6 +17,7 @@ from pipelines.training.config import (
 from pipelines.training.duration import Duration
 from pipelines.training.optimization import LearningRate, build_optimizer, check_optimization
 from pipelines.training.parameter_groups import OptimizationError
+from pipelines.training.schedules import OneCycle
 
 
 def rates(epoch_steps: int, **settings: Any) -> list[float]:
@@ -107,6 +108,11 @@ def test_one_cycle_matches_torch() -> None:
     assert actual == pytest.approx(expected, abs=0.3 * 0.02)
     assert max(actual) == pytest.approx(0.3)
     assert actual[0] == pytest.approx(0.03)
+
+
+def test_one_cycle_ends_at_its_last_factor() -> None:
+    schedule = OneCycle(div_factor=10, final_div_factor=50)
+    assert [schedule(0.0), schedule(0.3), schedule(1.0)] == pytest.approx([0.1, 1, 0.1 / 50])
 
 
 def test_step_matches_torch() -> None:
@@ -246,6 +252,31 @@ def test_no_decay_of_biases_includes_those_of_attention() -> None:
     assert without_decay == {"attention.in_proj_bias", "attention.out_proj.bias"}
 
 
+def test_no_decay_of_normalization_leaves_out_the_layers_inside() -> None:
+    class NormalizedBlock(torch.nn.Sequential):
+        """Its name has `Norm`, too."""
+
+    model = NormalizedBlock(torch.nn.Conv2d(3, 4, 1), torch.nn.GroupNorm(2, 4))
+    config = TrainingConfig(optimizer=OptimizerConfig(no_decay=("norm",)), weight_decay=0.05)
+    decays = [
+        (len(group["params"]), group["weight_decay"])
+        for group in build_optimizer(model, config).param_groups
+    ]
+    assert decays == [(2, 0.05), (2, 0.0)]
+
+
+def test_layer_of_a_parameter_is_the_first_whose_pattern_matches() -> None:
+    layers = ("backbone.stem.*", "backbone.*", "*")
+    optimizer = OptimizerConfig(layer_decay=LayerDecay(0.5, layers))
+    factors = {
+        name: factor
+        for name, (_, factor) in settings_by_name(TrainingConfig(optimizer=optimizer)).items()
+    }
+    assert factors["backbone.stem.weight"] == 0.125
+    assert factors["backbone.layer9.weight"] == factors["backbone.norm.bias"] == 0.25
+    assert factors["head.weight"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -282,6 +313,10 @@ def test_no_decay_of_biases_includes_those_of_attention() -> None:
         ({"optimizer": "torch.nn:Conv2d"}, "torch.nn has no torch.optim.Optimizer Conv2d"),
         (
             {"schedule": ScheduleConfig("step", {"milestones": [30, 60]})},
+            "schedule step: it failed .ValueError: milestones must be increasing fractions",
+        ),
+        (
+            {"schedule": ScheduleConfig("step", {"milestones": [0.0, 0.6]})},
             "schedule step: it failed .ValueError: milestones must be increasing fractions",
         ),
         (
