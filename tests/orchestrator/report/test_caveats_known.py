@@ -1,13 +1,18 @@
 """Warnings about rows that were trained or scored in different ways."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from orchestrator.report.caveats import caveats
-from orchestrator.report.rows import build_rows
-from tests.support.known_results import known_result, study_of
+from orchestrator.report.caveats import caveats, seed_caveats
+from orchestrator.report.comparisons import compare_rows
+from orchestrator.report.power import seeds_warning
+from orchestrator.report.rows import Row, build_rows
+from orchestrator.study.study import Study
+from tests.support.known_results import known_counts, known_result, study_of
 
 
 def warnings(runs: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -50,3 +55,99 @@ def test_rows_trained_in_different_ways_are_named(changed: dict[str, str], expec
 def test_seeds_of_a_row_that_differ_are_named() -> None:
     lines = warnings({"b, seed 1": {"data": "another"}})
     assert any("Seeds of b differ in data version, code version or precision" in e for e in lines)
+
+
+def test_code_of_other_rows_and_runs_without_an_epoch_have_no_warning() -> None:
+    """A row with a module of its own has a version of its own."""
+    names = ("a, seed 0", "a, seed 1", "b, seed 0", "b, seed 1")
+    code = {name: {"code": name[0], "workers": "4"} for name in names}
+    assert warnings(code) == []
+    assert warnings(code | {"b, seed 1": {"code": "b", "workers": ""}}) == []
+
+
+def test_data_sets_of_a_grid_have_their_own_versions() -> None:
+    datasets = ["/streets", "/roads"]
+    study = study_of(variants={"a": {}}, grid={"data.dataset": datasets}, seeds=[0, 1])
+    results = [
+        known_result(trial, 70.0, data=trial.experiment.data.dataset) for trial in study.trials
+    ]
+    lines = list(caveats(study, build_rows(study, results)))
+    assert not any("different versions" in line for line in lines)
+
+
+def compared(study: Study, **times: tuple[float, float]) -> list[Row]:
+    """Return the compared rows. times: start and end of trials, by variant and seed."""
+    scores = np.random.default_rng(0).normal(70, 0.3, len(study.trials))
+    results = []
+    for trial, score in zip(study.trials, scores, strict=True):
+        key = f"{trial.variant}{trial.experiment.seed}"
+        started, closed = times.get(key, (0.0, 10.0))
+        results.append(known_result(trial, score, started_at=started, closed_at=closed))
+    return compare_rows(study, build_rows(study, results)).rows
+
+
+LATER = (20.0, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("times", "added"),
+    [
+        ({"a2": LATER, "b2": LATER, "c2": LATER}, True),
+        ({"b2": LATER}, False),  # a trial was repeated
+        # A trial ended early, before those of the next seed started.
+        ({"a0": (0.0, 1.0), "a2": (5.0, 9.0), "b2": (5.0, 9.0), "c2": (5.0, 9.0)}, False),
+    ],
+)
+def test_seeds_that_started_after_others_had_ended_are_named(
+    times: dict[str, tuple[float, float]], added: bool
+) -> None:
+    variants = {name: {"set": {"training": {"epochs": 100 + i}}} for i, name in enumerate("abc")}
+    study = study_of(variants=variants, seeds=[0, 1, 2])
+    lines = list(caveats(study, compared(study, **times)))
+    assert any(line.startswith("Seeds were added") for line in lines) == added
+    single = study_of(variants={"a": {}}, seeds=[0, 1, 2])  # without p
+    assert list(caveats(single, compared(single, **times))) == []
+
+
+@pytest.mark.parametrize(
+    ("labeled", "consequence"),
+    [
+        ([True, True, False], "differences between rows cannot show what was learned."),
+        ([True, True, True], "differences come from the other 2."),
+    ],
+)
+def test_class_of_no_correct_pixel_is_named_if_it_has_labels(
+    labeled: Sequence[bool], consequence: str
+) -> None:
+    """Class `car` has labels in one of two folds."""
+    study = study_of(variants={"a": {}}, folds=2)
+    results = []
+    for trial in study.trials:
+        here = np.array(labeled) & (
+            (trial.experiment.data.fold == 0) | np.array([True, False, True])
+        )
+        iou = np.where(here, [0.7, 0.0, 0.6], np.nan)
+        counts = replace(known_counts(70.0), classes=("road", "car", "sky"), iou=iou, labeled=here)
+        results.append(known_result(trial, 70.0, counts))
+    (line,) = caveats(study, build_rows(study, results))
+    assert line == (
+        "IoU is 0 in every row for: car. mIoU is the mean over all "
+        f"{sum(labeled)} classes in the labels; {consequence}"
+    )
+
+
+def test_seeds_needed_count_the_rows_of_a_cell_and_all_comparisons() -> None:
+    variants = {name: {"set": {"training": {"epochs": 100 + i}}} for i, name in enumerate("abc")}
+    study = study_of(
+        variants=variants,
+        grid={"training.batch": [8, 16]},
+        seeds=[0, 1],
+        report={"expected_difference": 0.5},
+    )
+    rows = build_rows(study, [])
+    assert rows == []
+    rows = compared(study)
+    planned = [replace(row, difference=None) for row in rows]
+    source = "`report.expected_difference`"
+    assert list(seed_caveats(study, planned)) == [seeds_warning(2, 0.5, source, 3, 6)]
+    assert list(seed_caveats(study, rows)) == []  # the spread is known

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from orchestrator.report import comparisons
 from orchestrator.report.comparisons import Comparisons, compare_rows, interaction_p
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row, build_rows
@@ -114,6 +115,59 @@ def test_rows_that_must_not_be_compared_are_not_pooled() -> None:
     assert rows[3].incomparable == "trained on different versions of the data set"
     assert_pooled(differences(rows)["b"], B, A, C)
     assert differences(rows).keys() == {"b", "c"}
+    assert differences(rows)["b"].comparisons == 2
+
+
+@pytest.mark.parametrize(("protocol", "comparable"), [(None, False), ("flipped", True)])
+def test_rows_of_other_validations_are_compared_under_a_protocol(
+    protocol: str | None, comparable: bool
+) -> None:
+    variants = {"a": {}, "b": {"set": {"evaluation": {"flip": True}}}}
+    study = study_of(
+        variants=variants,
+        seeds=[0, 1, 2],
+        protocols={"flipped": {"flip": True}},
+        report={"protocol": protocol},
+    )
+    rows = compared(study, scored({"a": A, "b": B})).rows
+    assert (rows[1].incomparable == "") == comparable
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_folds_may_have_the_same_images_or_others(
+    separate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(variants={"a": {}, "b": {"set": {"training": {"epochs": 9}}}}, folds=3)
+    passed = []
+    compare = comparisons.compare
+
+    def spy(compared_to: str, pairs: Pairs) -> Difference:
+        passed.append(pairs.separate_images)
+        return compare(compared_to, pairs)
+
+    def result(trial: Trial) -> Result:
+        fold = trial.experiment.data.fold
+        assert fold is not None
+        miou = {"a": A, "b": B}[trial.variant][fold]
+        images = (f"image {fold if separate else 0}",)
+        return known_result(trial, miou, replace(known_counts(miou), identifiers=images))
+
+    monkeypatch.setattr(comparisons, "compare", spy)
+    compared(study, result)
+    assert passed == [separate]
+
+
+def test_row_that_lacks_a_cell_has_no_difference_over_all_cells() -> None:
+    def result(trial: Trial) -> Result:
+        lacking = trial.variant == "c" and trial.experiment.training.batch == 16
+        return Result(trial, None, TrialState.MISSING) if lacking else in_cells(trial)
+
+    found = compared(seeds("a", "b", "c", grid=GRID), result)
+    assert [each.variant for each in found.overall] == ["b"]
+    assert found.overall[0].by_cell == {
+        ("8",): pytest.approx(np.mean(B) - np.mean(A)),
+        ("16",): pytest.approx(np.mean(B_16) - np.mean(A_16)),
+    }
 
 
 def test_rows_scored_on_different_splits_are_not_compared() -> None:
@@ -128,6 +182,15 @@ def test_difference_of_trainings_with_other_precision_is_mixed() -> None:
     def result(trial: Trial) -> Result:
         other = trial.name == "c, seed 1"
         return scored({"a": A, "b": B, "c": C}, precision="bf16" if other else "fp32")(trial)
+
+    rows = compared(seeds("a", "b", "c"), result).rows
+    assert [row.mixed_difference for row in rows] == [False, False, True]
+
+
+def test_current_code_of_a_row_with_a_module_of_its_own_is_not_mixed() -> None:
+    def result(trial: Trial) -> Result:
+        found = scored({"a": A, "b": B, "c": C}, code=trial.variant)(trial)
+        return replace(found, stale=trial.variant == "c")
 
     rows = compared(seeds("a", "b", "c"), result).rows
     assert [row.mixed_difference for row in rows] == [False, False, True]
