@@ -52,8 +52,9 @@ def test_rows_trained_in_different_ways_are_named(changed: dict[str, str], expec
     assert warnings(dict.fromkeys(names, same)) == []
 
 
-def test_seeds_of_a_row_that_differ_are_named() -> None:
-    lines = warnings({"b, seed 1": {"data": "another"}})
+@pytest.mark.parametrize("changed", [{"data": "another"}, {"precision": "bf16"}])
+def test_seeds_of_a_row_that_differ_are_named(changed: dict[str, str]) -> None:
+    lines = warnings({"b, seed 1": changed})
     assert any("Seeds of b differ in data version, code version or precision" in e for e in lines)
 
 
