@@ -9,8 +9,8 @@ from orchestrator.tracking.queries import (
     StoreSnapshot,
     find_parents,
     parent_run_id,
-    recorded_samples,
     read_snapshot,
+    recorded_samples,
 )
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingStore
