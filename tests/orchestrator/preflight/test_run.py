@@ -76,7 +76,7 @@ def test_preflight_requests_machines_and_ends_at_a_limit_while_it_waits_for_them
     monkeypatch.setattr(module, "untested", lambda todo, *_: todo)
     monkeypatch.setattr(module, "is_worthwhile", lambda *_: True)
     monkeypatch.setattr(module, "nodes_at_full_size", lambda _: machines)
-    config = SimpleNamespace(resources=None, protocols={})
+    config = SimpleNamespace(resources=None, protocols={}, sample={})
     study: Any = SimpleNamespace(config=config)
     context: Any = SimpleNamespace(
         storage=Storage.parse(str(tmp_path)), console=Console(quiet=True), stop=StopRequest()
