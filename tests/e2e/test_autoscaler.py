@@ -145,7 +145,7 @@ def test_autoscaler_starts_the_needed_nodes_and_removes_idle_ones(
 
 
 def test_trial_of_several_workers_trains_on_machines_that_it_starts(
-    head: Head, small_streets: Path, tmp_path: Path
+    head: Head, small_streets: Path, tmp_path: Path, own_store: Path
 ) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(CORES.replace("DATASET", str(small_streets)))
@@ -157,7 +157,7 @@ def test_trial_of_several_workers_trains_on_machines_that_it_starts(
 
 
 def test_preflight_starts_the_machines_that_it_needs(
-    head: Head, small_streets: Path, tmp_path: Path
+    head: Head, small_streets: Path, tmp_path: Path, own_store: Path
 ) -> None:
     study = tmp_path / "study.yaml"
     long = CORES.replace("epochs: 1", "epochs: 900")

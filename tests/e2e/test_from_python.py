@@ -20,10 +20,11 @@ def test_example_runs_to_its_end(tmp_path: Path, small_streets: Path, own_store:
     """It prints the frames and the tables of a finished study, and nothing of the libraries."""
     text = (ROOT / "examples" / "from_python.py").read_text()
     script = tmp_path / "from_python.py"
+    cache = str(tmp_path / "cache")
     changes = {
         'DATASET = "streets"': f"DATASET = {str(small_streets)!r}",
-        '"seeds": [0, 1]': '"seeds": [0]',
-        '"workers": 1}': f'"workers": 1, "node_cache": {str(tmp_path / "cache")!r}}}',
+        '"seeds": [0, 1]': '"seeds": [0], "report": {"figures": []}',
+        '"workers": 1}': f'"workers": 1, "concurrent_trials": 1, "node_cache": {cache!r}}}',
     }
     for old, new in changes.items():
         assert old in text

@@ -31,8 +31,9 @@ SETTINGS = {
 class StudyConfig:
     """A study that a separate process trains on a cluster, with its records and logs."""
 
-    def __init__(self, directory: Path, dataset: Path, address: str, **resources: Any) -> None:
-        self.storage = directory / "storage"
+    def __init__(self, storage: Path, dataset: Path, address: str, **resources: Any) -> None:
+        directory = storage.parent
+        self.storage = storage
         self.output = directory / "output"
         study = {
             "study": "lost machines",
@@ -114,11 +115,11 @@ def cluster() -> Iterator[Cluster]:
 
 
 def test_trial_with_a_worker_range_continues_with_fewer_workers(
-    cluster: Cluster, small_streets: Path, tmp_path: Path
+    cluster: Cluster, small_streets: Path, own_store: Path
 ) -> None:
     remaining = cluster.add_node(num_cpus=1)
     lost = cluster.add_node(num_cpus=1)
-    study = StudyConfig(tmp_path, small_streets, cluster.address, workers=[1, 2])
+    study = StudyConfig(own_store, small_streets, cluster.address, workers=[1, 2])
     try:
         study.wait_until(lambda: f"epoch 3 of {EPOCHS}" in study.log())
         study.set_pace(2)  # 14 s per epoch, so that it still trains at the next event
@@ -133,11 +134,11 @@ def test_trial_with_a_worker_range_continues_with_fewer_workers(
 
 
 def test_trial_with_fixed_workers_waits_for_a_node_and_leaves_a_preempted_one(
-    cluster: Cluster, small_streets: Path, tmp_path: Path
+    cluster: Cluster, small_streets: Path, own_store: Path
 ) -> None:
     first = cluster.add_node(num_cpus=1)
     second = cluster.add_node(num_cpus=1)
-    study = StudyConfig(tmp_path, small_streets, cluster.address, workers=2)
+    study = StudyConfig(own_store, small_streets, cluster.address, workers=2)
     try:
         study.wait_until(lambda: f"epoch 3 of {EPOCHS}" in study.log())
         study.set_pace(2)  # 14 s per epoch, so that it still trains at the next event
@@ -162,10 +163,10 @@ def test_trial_with_fixed_workers_waits_for_a_node_and_leaves_a_preempted_one(
 
 
 def test_trial_of_one_worker_moves_from_a_lost_and_from_a_preempted_node(
-    cluster: Cluster, small_streets: Path, tmp_path: Path
+    cluster: Cluster, small_streets: Path, own_store: Path
 ) -> None:
     first = cluster.add_node(num_cpus=1)
-    study = StudyConfig(tmp_path, small_streets, cluster.address, workers=1)
+    study = StudyConfig(own_store, small_streets, cluster.address, workers=1)
     try:
         study.wait_until(lambda: f"epoch 3 of {EPOCHS}" in study.log())
         study.set_pace(2)  # 14 s per epoch, so that it still trains at the next event

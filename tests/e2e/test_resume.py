@@ -1,7 +1,12 @@
-"""A study that resumes after losing a worker, after a stop and after a kill."""
+"""A study that continues next to another cluster, and resumes after losing a worker, after a stop
+and after a kill."""
 
+import os
 import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -20,20 +25,72 @@ from tests.support.sweep_command import (
     wait_for,
 )
 
+SECOND = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "dashboard_port": 0})
+print("it is there", flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@contextmanager
+def second_cluster(variables: dict[str, str]) -> Iterator[None]:
+    """Run another Ray cluster on this machine, with these environment variables."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SECOND],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=variables,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"it is there\n"
+        yield
+    finally:
+        process.communicate()
+
+
+@pytest.fixture
+def ray_directory() -> Iterator[str]:
+    """Yield a folder for Ray's files; the paths of its sockets must be short."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as directory:
+        yield directory
+
 
 @pytest.mark.slow
-def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(paced_study: Path) -> None:
-    """Kill one of two workers, stop the command, resume it with one worker, kill that and the
-    command, and run it again with two: every epoch must be logged exactly once."""
+def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(
+    paced_study: Path, ray_directory: str
+) -> None:
+    """Start a second Ray cluster, which must not disturb the workers of the first. Kill one of two
+    workers, stop the command, resume it with one worker, kill that and the command, and run it
+    again with two: every epoch must be logged exactly once."""
     study = paced_study
     study.write_text(study.read_text().replace("workers: 1", "workers: 2"))
     output = study.parent / "output.txt"
+    # Ray stores the address of the latest cluster in RAY_TMPDIR.
+    variables = {**os.environ, "RAY_TMPDIR": ray_directory}
     with output.open("w") as file:
-        process = subprocess.Popen(command(study), stdout=file)
+        process = subprocess.Popen(command(study), stdout=file, env=variables)
     children: list[psutil.Process] = []
     try:
         wait_for(lambda: f"epoch 2/{LONG}" in output.read_text() or process.poll() is not None, 400)
         assert process.poll() is None, output.read_text()
+        set_pace(study, 3600)  # it still trains when the second cluster is there
+        with second_cluster(variables):
+            set_pace(study, 0.5)
+            reached = output.read_text().count("epoch ")
+            # 15 epochs span several of Ray's checks, one per second.
+            wait_for(
+                lambda: (
+                    output.read_text().count("epoch ") > reached + 15 or process.poll() is not None
+                ),
+                300,
+            )
+            assert process.poll() is None, output.read_text()
+        assert "lost its workers" not in output.read_text()
         workers = train_workers(process.pid)
         assert len(workers) == 2
         workers[1].kill()
@@ -43,6 +100,7 @@ def test_study_resumes_after_a_lost_worker_a_stop_and_a_kill(paced_study: Path) 
             400,
         )
         assert process.poll() is None, output.read_text()
+        assert "lost its workers" in output.read_text()
 
         set_pace(study, 3600)  # it still trains during the next commands
         second = sweep(study)

@@ -247,7 +247,7 @@ def test_a_trial_whose_process_is_killed_again_and_again_fails(
 
 def test_a_preempted_trial_resumes_however_often(cluster: None, tmp_path: Path) -> None:
     def preempted(job: Job) -> dict[str, Any]:
-        if job.attempt < 3:
+        if job.attempt < 2:
             raise PreemptedError("the machine is about to be preempted")
         return {"last_checkpoint": job.name}
 
