@@ -62,6 +62,7 @@ _PROJECT = (models, orchestrator, pipelines)
 
 _LOCAL_SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a local machine is not preempted
+    "RAY_prestart_worker_first_driver": "0",  # a process for each CPU, none of which a trial uses
 }
 
 
