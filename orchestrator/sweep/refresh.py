@@ -4,9 +4,10 @@ import threading
 import time
 from collections.abc import Callable
 
-# The pause between two refreshes: at least this many seconds, and this multiple of the duration of
-# the last refresh.
-_MIN_PAUSE_SECONDS = 10.0
+# A refresh starts this many seconds after a request: the last trials' requests are dropped, because
+# the command then computes the report itself.
+_DELAY_SECONDS = 10.0
+# The pause between two refreshes is at least this multiple of the duration of the last one.
 _PAUSE_FACTOR = 20.0
 
 
@@ -33,9 +34,13 @@ class ReportRefresher:
         self._thread.join()
 
     def _run(self) -> None:
-        while self._requested.wait() and not self._closed.is_set():
+        earliest = 0.0
+        while self._requested.wait():
+            pause = max(_DELAY_SECONDS, earliest - time.monotonic())
+            if self._closed.wait(pause):
+                return
             self._requested.clear()
             started = time.monotonic()
             self._refresh()
-            duration = time.monotonic() - started
-            self._closed.wait(max(_MIN_PAUSE_SECONDS, _PAUSE_FACTOR * duration))
+            ended = time.monotonic()
+            earliest = ended + _PAUSE_FACTOR * (ended - started)
