@@ -104,7 +104,7 @@ class SweepController:
             announce(self.study, self.trials, decisions, self.context.console)
             for line in self.report.read(self._snapshot).seed_caveats:
                 say(self.context.console, line, style="yellow")
-            self._refresh(study_run)
+            refresher.request()  # in the background: training need not wait for it
             attempted: set[str] = set()
             while not self.context.stop.requested:
                 todo = [
