@@ -10,7 +10,8 @@ import torch.distributed as dist
 import torch.multiprocessing as torch_multiprocessing
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["pipelines.run_training"])  # imports torch and kornia
+# The first imports torch and kornia; an optimizer imports the second, and pyarrow the third.
+FORKED.set_forkserver_preload(["pipelines.run_training", "torch._dynamo", "pandas"])
 
 
 def run_workers(function: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
