@@ -72,7 +72,12 @@ def check_optimization(model: nn.Module, config: TrainingConfig) -> None:
     for group in groups:
         shapes = [parameter.shape for parameter in group["params"]]
         group["params"] = [nn.Parameter(torch.zeros(()).expand(shape)) for shape in shapes]
-    _construct(groups, config)
+    optimizer_class(config)
+    chosen = config.optimizer_config
+    has_parameters = any(group["params"] for group in groups)
+    # The configuration has checked the rest. An optimizer imports torch's compiler: a second.
+    if chosen.arguments or chosen.name not in OPTIMIZERS.built_in or not has_parameters:
+        _construct(groups, config)
     build_schedule(config)
 
 
