@@ -34,6 +34,7 @@ base:
   data: {dataset: DATASET, crop: [32, 48]}
   model: {backbone: dfnet1, channels: 8}
   training: {epochs: 1, batch: 6, learning_rate: 0.02}
+  evaluation: {batch: 5}  # all images: each task that scores a batch starts a process
 variants:
   none: {set: {model: {flows: []}, evaluation: &own {metrics: [HALF]}}}
   full: {set: {model: {supervision: [3, 4]}, evaluation: *own}}
