@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.sweep.__main__ import main
 from tests.support.hosts import Hosts, missing_programs, start_hosts
 
 PROJECT = Path(__file__).parents[2]
@@ -82,22 +83,28 @@ def hosts(small_streets: Path) -> Iterator[Hosts]:
         assert not any(host.execute("sh", "-c", running).stdout for host in started.each)
 
 
-def test_study_trains_on_both_hosts_and_is_submitted_to_the_dashboard(hosts: Hosts) -> None:
+def test_study_trains_on_both_hosts_and_is_submitted_to_the_dashboard(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Each worker decoded the data into the cache of the host it ran on.
     for host in hosts.each:
         assert list((host.home / ".cache" / "segmentation-orchestrator").iterdir()), host.name
     laptop = hosts.shared / "laptop"
     shutil.copytree(hosts.each[0].home / ".ray", laptop / ".ray")
-    environment = {name: value for name, value in os.environ.items() if "RAY" not in name}
-    environment |= {"HOME": str(laptop), "RAY_AUTH_MODE": "token", "PYTHONPATH": str(PROJECT)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
+    for name in list(os.environ):
+        if "RAY" in name or name == "MLFLOW_TRACKING_URI":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(laptop))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.chdir(hosts.shared)
+
+    def arguments(address: str, *options: str) -> list[str]:
+        return [str(hosts.shared / "study.yaml"), "--address", address, *options]
 
     def sweep(address: str, *options: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "orchestrator.sweep", str(hosts.shared / "study.yaml")]
         return subprocess.run(
-            [*command, "--address", address, *options],
-            env=environment,
-            cwd=hosts.shared,
+            [sys.executable, "-m", "orchestrator.sweep", *arguments(address, *options)],
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
             capture_output=True,
             text=True,
             timeout=300,
@@ -119,15 +126,13 @@ def test_study_trains_on_both_hosts_and_is_submitted_to_the_dashboard(hosts: Hos
         planned = sweep(address, "--plan", *storage)
         assert planned.returncode == 0, planned.stdout[-3000:]
         assert "submitted as job over-two-hosts-plan-" in planned.stdout
-        relative = sweep(address)
-        assert relative.returncode == 2
-        assert "all machines" in relative.stdout
+        assert main(arguments(address)) == 2
+        assert "all machines" in capsys.readouterr().out
     finally:
         tunnel.terminate()
         tunnel.wait()
-    unreachable = sweep(address, *storage)
-    assert unreachable.returncode == 2
-    assert "nothing answers at localhost" in unreachable.stdout
+    assert main(arguments(address, *storage)) == 2
+    assert "nothing answers at localhost" in capsys.readouterr().out
 
 
 def _answers(port: int) -> bool:
