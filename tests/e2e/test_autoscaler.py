@@ -33,7 +33,7 @@ WORKER = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L40S": 0.001}
 STUDY = """\
 study: gangs
 base:
-  data: {dataset: streets, crop: [64, 64]}
+  data: {dataset: DATASET, crop: [32, 48]}
   training: {epochs: 1, batch: 4}
 variants: {strong: {}, fenet: {set: {model: {supervision: [3]}}}}
 resources: {workers: 4, cpus_per_worker: 8, accelerator: L40S}
@@ -125,10 +125,10 @@ def head() -> Iterator[Head]:
 
 
 def test_autoscaler_starts_the_needed_nodes_and_removes_idle_ones(
-    head: Head, tmp_path: Path
+    head: Head, small_streets: Path, tmp_path: Path
 ) -> None:
     study = tmp_path / "study.yaml"
-    study.write_text(STUDY)
+    study.write_text(STUDY.replace("DATASET", str(small_streets)))
     assert "2 x gpu" in _study(head, study, tmp_path)
     refused = _study(head, study, tmp_path, "--set", "resources.accelerator=H100", status=2)
     assert "it has L40S" in refused
