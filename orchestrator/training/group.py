@@ -15,6 +15,7 @@ from ray.train import (
     UserCallback,
 )
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -46,6 +47,11 @@ class TrialTrainer(TorchTrainer):
     def __init__(self, *arguments: Any, may_use_idle: bool = False, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._may_use_idle = may_use_idle
+
+    def _create_default_callbacks(self) -> list[Any]:
+        # A trial has none of Ray's data sets; a process would start at each attempt to serve them.
+        callbacks = super()._create_default_callbacks()
+        return [each for each in callbacks if not isinstance(each, DatasetsCallback)]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Result:
         scaling = self.scaling_config
