@@ -7,18 +7,37 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import FENetConfig
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.config import EvaluationConfig
+from pipelines.network.config import NetworkConfig
 from pipelines.network.precision import Numerics
 from pipelines.training.config import TrainingConfig
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
 
 CPU = torch.device("cpu")
+
+
+class NetworkWithoutNorm(nn.Module):
+    """A network with an auxiliary head and without batch norm."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.classifier = nn.Conv2d(8, classes, 1)
+        self.head = nn.Conv2d(8, classes, 3, stride=2, padding=1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]] | Tensor:
+        features = torch.tanh(self.features(images))
+        logits = self.classifier(features)
+        return (logits, [self.head(features)]) if self.training else logits
+
+
+WITHOUT_NORM = NetworkConfig(f"{__name__}:{NetworkWithoutNorm.__name__}")
 
 
 def small_experiment(**training: Any) -> Experiment:

@@ -1,45 +1,24 @@
 """Gradients accumulated over parts of a batch."""
 
 import copy
-import sys
-import types
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 from torch.nn import functional
 
 from models import LossConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.data.device_batches import prefetch_to_device
-from pipelines.network.config import NetworkConfig
 from pipelines.training.loop import Training
-from tests.support.small_training import CPU, double_precision, run, small_experiment
-
-
-class NetworkWithoutNorm(nn.Module):
-    """A network with an auxiliary head and without batch norm."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.features = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.classifier = nn.Conv2d(8, classes, 1)
-        self.head = nn.Conv2d(8, classes, 3, stride=2, padding=1)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]] | Tensor:
-        features = torch.tanh(self.features(images))
-        logits = self.classifier(features)
-        return (logits, [self.head(features)]) if self.training else logits
-
-
-@pytest.fixture
-def without_norm(monkeypatch: pytest.MonkeyPatch) -> NetworkConfig:
-    module = types.ModuleType("own_module")
-    module.__dict__["Network"] = NetworkWithoutNorm
-    monkeypatch.setitem(sys.modules, "own_module", module)
-    return NetworkConfig("own_module:Network")
+from tests.support.small_training import (
+    CPU,
+    WITHOUT_NORM,
+    double_precision,
+    run,
+    small_experiment,
+)
 
 
 @pytest.mark.slow
@@ -48,9 +27,7 @@ def without_norm(monkeypatch: pytest.MonkeyPatch) -> NetworkConfig:
     [LossConfig(), LossConfig(share=1), LossConfig(terms=("dice", "lovasz", "cross-entropy"))],
     ids=["mined", "plain", "sum"],
 )
-def test_accumulation_computes_the_whole_batch(
-    small_streets: Path, without_norm: NetworkConfig, loss: LossConfig
-) -> None:
+def test_accumulation_computes_the_whole_batch(small_streets: Path, loss: LossConfig) -> None:
     """Images have different numbers of labeled and of mined pixels."""
     results = {}
     for parts in (1, 2, 7):
@@ -58,7 +35,7 @@ def test_accumulation_computes_the_whole_batch(
             batch=14, accumulation=parts, loss=loss, learning_rate=1.0, gradient_clip=0.5
         )
         with double_precision():
-            results[parts] = run(replace(experiment, model=without_norm), small_streets)
+            results[parts] = run(replace(experiment, model=WITHOUT_NORM), small_streets)
     history, weights = results.pop(1)
     for other_history, other_weights in results.values():
         for expected, actual in zip(history, other_history, strict=True):
@@ -67,24 +44,22 @@ def test_accumulation_computes_the_whole_batch(
             torch.testing.assert_close(other_weights[name], value, rtol=1e-11, atol=1e-12)
 
 
-def test_every_accumulated_step_has_a_whole_batch(
-    small_streets: Path, without_norm: NetworkConfig
-) -> None:
+def test_every_accumulated_step_has_a_whole_batch(small_streets: Path) -> None:
     """The epoch of 14 images ends with 6 of them in a batch of 8, filled up with 2 others."""
     losses = []
     for parts in (1, 4):
         experiment = small_experiment(epochs=1, batch=8, accumulation=parts, learning_rate=1.0)
         with double_precision():
-            history, _ = run(replace(experiment, model=without_norm), small_streets)
+            history, _ = run(replace(experiment, model=WITHOUT_NORM), small_streets)
         losses.append(history[0]["train/loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-12)
 
 
 def test_loss_of_an_accumulated_step_is_the_mean_over_all_labeled_pixels(
-    small_streets: Path, without_norm: NetworkConfig
+    small_streets: Path,
 ) -> None:
     experiment = small_experiment(epochs=1, batch=14, accumulation=7, loss=LossConfig(share=1))
-    experiment = replace(experiment, model=without_norm)
+    experiment = replace(experiment, model=WITHOUT_NORM)
     training = Training(experiment, open_dataset(small_streets), CPU)
     parts = list(prefetch_to_device(training.batches.epoch(0, 0), training.augmentation, CPU))
     model = copy.deepcopy(training.model).train().double()

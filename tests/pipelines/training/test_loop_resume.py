@@ -21,7 +21,7 @@ from pipelines.preparation.embedded import prepare_streets
 from pipelines.training.config import OptimizerConfig
 from pipelines.training.distributed import RankMismatchError
 from pipelines.training.loop import Training, TrainingReport
-from tests.support.small_training import CPU, run, small_experiment
+from tests.support.small_training import CPU, WITHOUT_NORM, run, small_experiment
 from tests.support.workers import process_group, run_workers
 
 
@@ -105,7 +105,7 @@ def test_resuming_restores_the_torch_generator(
 
 @pytest.mark.slow
 def test_resuming_restores_any_optimizer_and_the_average(
-    small_streets: Path, tmp_path: Path, without_norm: NetworkConfig
+    small_streets: Path, tmp_path: Path
 ) -> None:
     optimizer = OptimizerConfig(
         "adamw", {"foreach": True}, no_decay=("bias",), rate_factors={"features.*": 0.5}
@@ -118,7 +118,7 @@ def test_resuming_restores_any_optimizer_and_the_average(
             ema=0.8,
             loss=LossConfig(terms=("dice", "cross-entropy")),
         ),
-        model=without_norm,
+        model=WITHOUT_NORM,
     )
     history, weights = run(experiment, small_streets, save_at=tmp_path / "1")
     run(experiment, small_streets, save_at=tmp_path / "0", report_steps=2)
