@@ -175,7 +175,12 @@ class _ShapesOnly(TorchFunctionMode):
                 return tensor.new_empty(*tensor.shape[:2], *size)
             if function is torch.conv2d and len(arguments) > 1:
                 return self._convolution(function(*arguments, **named), arguments[1])
-        if function is torch.cat and all(tensor.is_meta for tensor in arguments[0]):
+        if (
+            function is torch.cat
+            and arguments
+            and named.keys() <= {"dim"}
+            and all(each.is_meta for each in arguments[0])
+        ):
             shape = _concatenated(*arguments, **named)
             if shape is not None:
                 return arguments[0][0].new_empty(shape)
@@ -192,6 +197,8 @@ class _ShapesOnly(TorchFunctionMode):
 def _concatenated(tensors: Sequence[Tensor], dim: int = 0) -> list[int] | None:
     """Return the shape of the result; None if the shapes do not fit, which torch reports."""
     shapes = [list(tensor.shape) for tensor in tensors]
+    if len({len(shape) for shape in shapes}) != 1 or not -len(shapes[0]) <= dim < len(shapes[0]):
+        return None
     lengths = [shape.pop(dim) for shape in shapes]
     if any(shape != shapes[0] for shape in shapes):
         return None

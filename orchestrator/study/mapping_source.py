@@ -27,31 +27,28 @@ def mapping_source(values: Mapping[str, Any], name: str) -> Source:
         if len(around) == _MAX_DEPTH:
             return report(f"`{key[1 : key.find('.', 1)]}` is nested too deeply to be read")
         if isinstance(value, Mapping):
-            texts = [str(inner) for inner in value]
-            for text in dict.fromkeys(texts):
-                if problem := text_problem(text):
-                    report(f"a key of `{key[1:]}`: {problem}")
-                elif texts.count(text) > 1:
+            entries: dict[str, Any] = {}
+            for inner, each in value.items():
+                if problem := _problem(inner):
+                    report(f"a key{f' of `{key[1:]}`' if key else ''}: {problem}")
+                elif (text := str(inner)) in entries:
                     report(f"duplicate key `{f'{key}.{text}'[1:]}`; keep one of them")
-            return {
-                str(inner): plain(each, f"{key}.{inner}", value, *around)
-                for inner, each in value.items()
-            }
+                else:
+                    entries[text] = plain(each, f"{key}.{text}", value, *around)
+            return entries
         if isinstance(value, list | tuple | range):
             return [
                 plain(each, f"{key}.{index}", value, *around) for index, each in enumerate(value)
             ]
         if isinstance(value, PurePath):
-            return str(value)
+            return plain(str(value), key)
         if hasattr(value, "tolist"):  # arrays, and their scalars, some of which are floats
             return plain(_listed(value), key)
         if not isinstance(value, str | int | float | None):
             kind = type(value).__name__
             return report(f"`{key[1:]}` is a {kind}; use text, a number, a list or a dict")
-        if isinstance(value, str) and (problem := text_problem(value)):
+        if problem := _problem(value):
             return report(f"`{key[1:]}`: {problem}")
-        if isinstance(value, int) and abs(value) >= 10**_MAX_DIGITS:
-            return report(f"`{key[1:]}` has more than {_MAX_DIGITS} digits")
         return value
 
     def report(message: str) -> None:
@@ -61,6 +58,13 @@ def mapping_source(values: Mapping[str, Any], name: str) -> Source:
     if problems:
         raise StudyError(problems)
     return source
+
+
+def _problem(value: Any) -> str:
+    """Return why no study file can have this text or number; empty if one can."""
+    if isinstance(value, int) and abs(value) >= 10**_MAX_DIGITS:
+        return f"a number of more than {_MAX_DIGITS} digits is too long"
+    return text_problem(value) if isinstance(value, str) else ""
 
 
 def _listed(array: Any) -> Any:

@@ -6,6 +6,7 @@ Bergstra and Bengio, JMLR 2012).
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -93,9 +94,10 @@ class RangeConfig:
 
     def position(self, value: Any) -> int | None:
         """Return the index of a value among the choices; None if it is none of them. False is not
-        0, and 1.0 is not 1."""
-        alike = (value == one and type(value) is type(one) for one in self.choice or ())
-        return next((index for index, same in enumerate(alike) if same), None)
+        0, and 1.0 is not 1, also in lists and mappings."""
+        texts = [json.dumps(one, sort_keys=True) for one in self.choice or ()]
+        text = json.dumps(value, sort_keys=True)
+        return texts.index(text) if text in texts else None
 
     def contains(self, value: Any) -> bool:
         """Whether a sample may have this value."""

@@ -19,7 +19,8 @@ from pydantic import TypeAdapter
 from models import FENetConfig, LossConfig, LossTermConfig
 from models.backbones import BACKBONES
 from models.config import LOSSES
-from models.registry import FEM_KINDS, Registry
+from models.enhancement import FEM_KINDS  # with the kinds that this module registers
+from models.registry import Registry
 from orchestrator.study.conditions import VARIANT
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import OPEN_MAPPINGS, known_keys

@@ -12,8 +12,8 @@ _PAUSE_FACTOR = 20.0
 
 
 class ReportRefresher:
-    """Refreshes the report soon after a request, but uses at most a twentieth of a CPU, however
-    many trials finish."""
+    """Refreshes the report ten seconds or more after a request, and uses at most a twentieth of a
+    CPU, however many trials finish."""
 
     def __init__(self, refresh: Callable[[], None]) -> None:
         """refresh: called in a background thread; must not raise."""

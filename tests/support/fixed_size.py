@@ -42,12 +42,26 @@ class EvenSize(nn.Module):
         return self.classifier(torch.cat([images, self.larger(self.smaller(images))], dim=1))
 
 
+class Joining(nn.Module):
+    """Maps images `(N, 3, H, W)` to logits `(N, classes, H, W)`, and joins features in several
+    forms of `torch.cat`."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(12, classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        joined = torch.cat(tensors=[images, images], axis=1)
+        return self.classifier(torch.cat((images.new_empty(0), joined, images, images), -3))
+
+
 def fixed_size(height: int, width: int) -> NetworkConfig:
     """Return the network of images of `height` x `width` pixels."""
     return NetworkConfig(f"{__name__}:FixedSize", {"height": height, "width": width})
 
 
 EVEN_SIZE = NetworkConfig(f"{__name__}:EvenSize")
+JOINING = NetworkConfig(f"{__name__}:Joining")
 
 
 def write_model(

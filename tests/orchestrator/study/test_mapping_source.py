@@ -1,5 +1,6 @@
 """A study given as a mapping in Python."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,12 +69,16 @@ def nested(depth: int) -> list[Any]:
         ("a\0b", "the study: `base.data`: the character #x00 is not allowed; remove it"),
         ("a\ud800", "the study: `base.data`: the character #xd800 is not allowed; remove it"),
         ({"a\0": 1}, "the study: a key of `base.data`: the character #x00 is not allowed"),
-        (10**4300, "the study: `base.data` has more than 4300 digits"),
+        (Path("a\0b"), "the study: `base.data`: the character #x00 is not allowed; remove it"),
+        (10**4300, "the study: `base.data`: a number of more than 4300 digits is too long"),
+        ({10**4300: 1}, "the study: a key of `base.data`: a number of more than 4300 digits"),
         (nested(200), "the study: `base` is nested too deeply to be read"),
     ],
-    ids=["NUL", "surrogate", "key", "digits", "depth"],
+    ids=["NUL", "surrogate", "key", "path", "digits", "number as key", "depth"],
 )
 def test_value_that_no_file_can_have_is_reported(value: Any, message: str) -> None:
     with pytest.raises(StudyError, match=message):
         mapping_source({"base": {"data": value}}, "the study")
+    with pytest.raises(StudyError, match=r"^set: a key: the character #x00 is not allowed"):
+        mapping_source({"a\0b": 1}, "set")
     assert mapping_source({"base": nested(90)}, "the study").value == {"base": nested(90)}

@@ -101,6 +101,13 @@ def test_all_choices_are_drawn_alike() -> None:
         assert drawn.count(value) == pytest.approx(1000, abs=90)
 
 
+def test_choices_that_are_equal_in_python_are_different() -> None:
+    values = (0, False, 0.0, {"nesterov": 0}, {"nesterov": False}, [1], [True], math.nan)
+    limits = RangeConfig(choice=values)
+    assert [limits.position(value) for value in values] == list(range(len(values)))
+    assert limits.position(1) is None
+
+
 def test_a_value_depends_on_key_number_and_seed_only() -> None:
     sample = random_sample(RANGES, 5, 0)
     fewer = {key: RANGES[key] for key in ("integer", "log")}

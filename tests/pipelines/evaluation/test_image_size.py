@@ -10,7 +10,7 @@ from pipelines.data.image_format import RGB
 from pipelines.evaluation.config import InferenceConfig
 from pipelines.evaluation.image_size import check_evaluation
 from pipelines.network.build import NetworkError
-from tests.support.fixed_size import EVEN_SIZE, fixed_size
+from tests.support.fixed_size import EVEN_SIZE, JOINING, fixed_size
 
 SPLIT: Any = SimpleNamespace(
     heights=np.array([32, 64]), widths=np.array([64, 40]), image_format=RGB
@@ -44,3 +44,7 @@ def test_sizes_that_do_not_fit_when_features_are_joined_are_reported() -> None:
     check_evaluation(EVEN_SIZE, 7, InferenceConfig(), SPLIT)
     with pytest.raises(NetworkError, match="an image of 32 x 39 pixels"):
         check_evaluation(EVEN_SIZE, 7, InferenceConfig(window=(32, 39)), SPLIT)
+
+
+def test_features_may_be_joined_in_every_form() -> None:
+    check_evaluation(JOINING, 7, InferenceConfig(), SPLIT)
