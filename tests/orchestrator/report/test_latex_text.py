@@ -1,12 +1,9 @@
 """Text as LaTeX, compiled by pdfLaTeX where there is one."""
 
-import shutil
-import subprocess
 from pathlib import Path
 
-import pytest
-
 from orchestrator.report.latex_text import latex_text, unknown_characters
+from tests.support.latex import compile_latex, needs_latex
 
 # Letters and signs that labels of methods and settings have.
 USUAL = (
@@ -25,12 +22,6 @@ def test_usual_characters_are_known() -> None:
     assert unknown_characters("é 日本日") == ["日", "本"]
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX on this machine")
+@needs_latex
 def test_usual_characters_compile(tmp_path: Path) -> None:
-    text = latex_text(" ".join(USUAL))
-    (tmp_path / "paper.tex").write_text(
-        f"\\documentclass{{article}}\\begin{{document}}\n{text}\n\\end{{document}}\n"
-    )
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stdout[-2000:]
+    compile_latex(tmp_path, latex_text(" ".join(USUAL)))

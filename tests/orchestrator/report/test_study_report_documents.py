@@ -5,9 +5,7 @@ import csv
 import io
 import os
 import re
-import shutil
 import statistics
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -21,6 +19,7 @@ from orchestrator.report.__main__ import main
 from orchestrator.report.charts import GAIN, LOSS
 from orchestrator.tracking.open_store import tracking_uri
 from tests.support.fabricated_studies import PLAIN, fabricate_study, report_of
+from tests.support.latex import compile_latex, needs_latex
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 pytestmark = pytest.mark.usefixtures("own_store")
@@ -105,15 +104,9 @@ def test_csv_values_match_the_tracking_store(snapshot: Path, documents: dict[str
     assert not {"p", "p_holm", "image_interval_low"} & full.keys()
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX on this machine")
+@needs_latex
 def test_latex_compiles(documents: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "paper.tex").write_text(
-        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
-        f"{documents['table.tex']}\\end{{document}}\n"
-    )
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stdout[-2000:]
+    compile_latex(tmp_path, documents["table.tex"], "booktabs,graphicx")
 
 
 def test_latex_rows_have_a_cell_for_each_column(documents: dict[str, str]) -> None:
