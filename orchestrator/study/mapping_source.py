@@ -43,13 +43,15 @@ def mapping_source(values: Mapping[str, Any], name: str) -> Source:
         if isinstance(value, PurePath):
             return plain(str(value), key)
         if hasattr(value, "tolist"):  # arrays, and their scalars, some of which are floats
-            return plain(_listed(value), key)
+            listed = _listed(value)
+            if type(listed) is not type(value):  # unlike that of a long double
+                return plain(listed, key)
         if not isinstance(value, str | int | float | None):
             kind = type(value).__name__
             return report(f"`{key[1:]}` is a {kind}; use text, a number, a list or a dict")
         if problem := _problem(value):
             return report(f"`{key[1:]}`: {problem}")
-        return value
+        return _builtin(value)
 
     def report(message: str) -> None:
         problems.append(Problem(SourceLocation(name), message))
@@ -58,6 +60,16 @@ def mapping_source(values: Mapping[str, Any], name: str) -> Source:
     if problems:
         raise StudyError(problems)
     return source
+
+
+def _builtin(value: Any) -> Any:
+    """Return text or a number of a subclass, such as a member of an enumeration, as one of Python's
+    own types."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    return value if isinstance(value, bool | None) else int.__int__(value)
 
 
 def _problem(value: Any) -> str:

@@ -1,5 +1,6 @@
 """A study given as a mapping in Python."""
 
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,14 @@ import torch
 
 from orchestrator.study.mapping_source import mapping_source
 from orchestrator.study.yaml_source import StudyError
+
+
+class Choice(StrEnum):
+    A = "dfnet1"
+
+
+class Level(IntEnum):
+    LOW = 3
 
 
 @pytest.mark.parametrize(
@@ -21,11 +30,19 @@ from orchestrator.study.yaml_source import StudyError
         (np.float64(0.001), 0.001),
         (np.int32(7), 7),
         (np.bool_(True), True),
+        (Choice.A, "dfnet1"),
+        (Level.LOW, 3),
     ],
 )
 def test_array_is_the_shortest_decimal(given: Any, plain: Any) -> None:
     value = mapping_source({"grid": {"training.learning_rate": given}}, "the study").value
     assert value == {"grid": {"training.learning_rate": plain}}
+    assert type(value["grid"]["training.learning_rate"]) is type(plain)
+
+
+def test_long_double_is_reported() -> None:
+    with pytest.raises(StudyError, match="`base` is a longdouble; use text, a number"):
+        mapping_source({"base": np.longdouble(0.1)}, "the study")
 
 
 def test_value_that_contains_itself_is_reported() -> None:
