@@ -192,6 +192,9 @@ class _Events:
     def started(self, name: str) -> None:
         """Print nothing until the run has ended."""
 
+    def checkpoint(self, name: str, metrics: dict[str, Any]) -> None:
+        pass
+
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
         """Preflight runs have no epochs."""
 

@@ -98,7 +98,7 @@ def _description(study: Study, result: Result) -> str:
     label = f" ({trial.label})" if trial.label != trial.variant else ""
     text = f"{result.state}: {trial.name}{label}"
     run = result.run
-    if run is None:
+    if run is None or result.state is TrialState.MISSING:
         return text
     if result.state is TrialState.FAILED and run.reason:
         return f"{text}: {run.reason}"

@@ -35,10 +35,11 @@ class TunedRow:
 
     @property
     def hours(self) -> float | None:
-        """Hours of training, summed over all samples and seeds."""
-        results = [result for row in self.samples for result in row.results]
-        hours = [r.run.hours for r in results if r.run is not None and r.run.hours is not None]
-        return sum(hours) if hours else None
+        """Hours of training, summed over all samples and seeds; samples with the same values share
+        their trainings, which count once."""
+        runs = [result.run for row in self.samples for result in row.results]
+        hours = {run.run_id: run.hours for run in runs if run is not None and run.hours is not None}
+        return sum(hours.values()) if hours else None
 
 
 def objective(study: Study, rows: Sequence[Row]) -> Score:

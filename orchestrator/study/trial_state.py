@@ -6,7 +6,7 @@ from enum import StrEnum
 class TrialState(StrEnum):
     """The state of a trial. The value is the label shown to users."""
 
-    MISSING = "missing"  # no run yet
+    MISSING = "missing"  # never started
     WAITING = "waiting"  # scheduled, not started
     STARTING = "starting"  # Ray is starting its workers
     TRAINING = "training"

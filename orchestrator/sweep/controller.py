@@ -113,6 +113,9 @@ class SweepController:
                     if decisions[trial.name].action in ("train", "resume")
                     and trial.identity not in attempted
                 ]
+                if todo and not budget.may_start():
+                    budget.leave_out()
+                    break
                 if todo:
                     has_trained = True
                     attempted |= {trial.identity for trial in todo}
@@ -291,7 +294,10 @@ class SweepController:
         say(console, "computing the report", style="dim")
         report = self.report.read(self._snapshot)
         storage = self.context.storage.shared
-        show_outcome(report, self.finished, self.failures, decisions, console, storage)
+        limit = self._limit_reached()
+        show_outcome(
+            report, self.finished, self.failures, decisions, console, storage, limit is not None
+        )
         if study_run.page.is_own:
             sync_links(study_run, {trial.name: trial for trial in self.trials}, self.finished)
             register_best_trial(report, self.store, console)
@@ -302,7 +308,6 @@ class SweepController:
             self._refresh(study_run)
         else:
             say(console, study_run.page.note, style="yellow")
-        limit = self._limit_reached()
         if limit and len(self.finished) < len(self.trials):
             say_labeled(console, "held", "bold yellow", limit)
         instructions = self.store.viewing_instructions(study_run.experiment_id, study_run.parent_id)

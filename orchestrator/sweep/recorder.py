@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,9 @@ from orchestrator.planning.measurements import measurement_of_trial
 from orchestrator.scheduling.budget import Budget
 from orchestrator.storage import local_copy
 from orchestrator.study.identity import code_version
-from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.trial_state import TrialState
 from orchestrator.study.user_code import modules_of
+from orchestrator.sweep.active_trial import ActiveTrial
 from orchestrator.sweep.disk_space import DiskSpace, disk_full_message
 from orchestrator.sweep.mirrors import Mirrors
 from orchestrator.sweep.progress import StudyProgress
@@ -28,32 +28,6 @@ from orchestrator.training.worker import CODE, DEVICE, RESULTS_DIRECTORY, WORKER
 from orchestrator.training.worker_logs import output_directory
 from pipelines.network.checkpoint import read_history
 from pipelines.network.file_names import STATE_FILE, WEIGHTS_FILE
-
-
-@dataclass
-class ActiveTrial:
-    """A trial that is being trained.
-
-    run_id: its run in the tracking store. logged: its epochs that are recorded or queued. seconds
-    and hours: recorded so far: training time, and device hours of all its workers. workers: their
-    current number; devices: GPUs per worker, 1 without GPUs; sizes: the numbers of workers that
-    have trained its epochs. device: a worker's device, once reported; code: the version that
-    trains it; started_at: when its processes started, by the monotonic clock, unless it resumed
-    from a checkpoint.
-    """
-
-    trial: ResolvedTrial
-    run_id: str
-    logged: set[int]
-    seconds: float
-    hours: float
-    workers: int
-    devices: float
-    device: str = ""
-    code: str = ""
-    started_at: float | None = None
-    sizes: set[int] = field(default_factory=set)
-
 
 # How long trials may take to write a checkpoint after a stop request.
 GRACE_SECONDS = 60.0
@@ -147,6 +121,26 @@ class Recorder:
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
         """The trial has reported an epoch."""
         own_metrics = _training_metrics(metrics)
+        self._describe_workers(name, metrics)
+        self._log_epoch(name, own_metrics)
+        self._progress.epoch(name, int(own_metrics["epoch"]), own_metrics)
+
+    def checkpoint(self, name: str, metrics: dict[str, Any]) -> None:
+        """The trial has stored a checkpoint within an epoch. Its hours are recorded, because the
+        epoch may end in another command, which has the same limit of hours."""
+        self._describe_workers(name, metrics)
+        trial = self._trials[name]
+        log_time = partial(
+            self._study_run.log_time,
+            trial.run_id,
+            max(trial.logged, default=0),
+            trial.time_metrics(metrics, self._hours_metric),
+            now_ms(),
+        )
+        self._writer.write(name, log_time)
+
+    def _describe_workers(self, name: str, metrics: Mapping[str, Any]) -> None:
+        """Record which workers and sources made a report, and count their time."""
         trial = self._trials[name]
         trial.device = metrics.get(DEVICE, "")
         trial.workers = metrics.get(WORKERS, trial.workers)
@@ -157,10 +151,8 @@ class Recorder:
             trial.sizes.add(trial.workers)
             record = partial(self._study_run.record_workers, trial.run_id, trial.workers)
             self._writer.write(name, record)
-        seconds = max(0.0, own_metrics.get("seconds", 0.0) - trial.seconds)
+        seconds = max(0.0, metrics.get("seconds", 0.0) - trial.seconds)
         self._budget.worked(name, trial.devices * trial.workers, seconds)
-        self._log_epoch(name, own_metrics)
-        self._progress.epoch(name, int(own_metrics["epoch"]), own_metrics)
 
     def interrupted(self, name: str) -> None:
         """The trial has lost its workers; another attempt waits for others."""
@@ -256,7 +248,7 @@ class Recorder:
             history = read_history(final)
             for metrics in history:  # record epochs whose reports were lost
                 if (epoch := int(metrics["epoch"])) not in trial.logged:
-                    to_log = self._metrics_to_log(trial, metrics)
+                    to_log = trial.epoch_metrics(metrics, self._hours_metric)
                     self._study_run.log_epoch(trial.run_id, epoch, to_log)
                     self._mirrors.log(trial.trial, trial.run_id, to_log)
             self._study_run.confirm_epoch(trial.run_id, history[-1])
@@ -294,23 +286,11 @@ class Recorder:
         epoch = int(metrics["epoch"])
         if epoch in trial.logged:
             return
-        to_log = self._metrics_to_log(trial, metrics)
+        to_log = trial.epoch_metrics(metrics, self._hours_metric)
         # With the time of now, a retry adds nothing if only the store's answer was lost.
         log_epoch = partial(self._study_run.log_epoch, trial.run_id, epoch, to_log, now_ms())
         self._writer.write(name, log_epoch)
         self._mirrors.log(trial.trial, trial.run_id, to_log)
-
-    def _metrics_to_log(self, trial: ActiveTrial, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return the metrics to record for an epoch, and mark the epoch as logged."""
-        trial.logged.add(int(metrics["epoch"]))
-        to_log = {key: value for key, value in metrics.items() if key != "seconds"}
-        if "seconds" in metrics:
-            trial.hours += (
-                max(0.0, metrics["seconds"] - trial.seconds) * trial.devices * trial.workers / 3600
-            )
-            trial.seconds = max(trial.seconds, metrics["seconds"])
-            to_log |= {"trial/seconds": trial.seconds, self._hours_metric: trial.hours}
-        return to_log
 
 
 def _training_metrics(result: Mapping[str, Any]) -> dict[str, float]:

@@ -15,9 +15,10 @@ from orchestrator.scheduling.capacity import Placement
 from orchestrator.storage import unique_name
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.sweep.active_trial import ActiveTrial
 from orchestrator.sweep.disk_space import DiskSpace
 from orchestrator.sweep.progress import StudyProgress, TrialProgress
-from orchestrator.sweep.recorder import ActiveTrial, Recorder
+from orchestrator.sweep.recorder import Recorder
 from orchestrator.tracking.descriptions import trial_note
 from orchestrator.tracking.queries import history
 from orchestrator.tracking.runs import TrialRun

@@ -51,12 +51,14 @@ def show_outcome(
     decisions: Mapping[str, Decision],
     console: Console,
     storage: str = DEFAULT_STORAGE,
+    limited: bool = False,
 ) -> None:
     """Print failed and unfinished trials, then the table.
 
     All by trial name: finished: the runs shown in the table; failures: why a training failed, or
     which evaluation of a finished trial is missing and why; decisions: the current ones. storage:
-    path or URI, for the commands to copy.
+    path or URI, for the commands to copy. limited: whether a limit, which is printed below the
+    table with what to do, is why trials are unfinished.
     """
     console.print()
     for name, cause in failures.items():
@@ -73,8 +75,8 @@ def show_outcome(
         )
     unfinished = [name for name in decisions if name not in finished and name not in failures]
     if unfinished:
-        names = join_names(unfinished)
-        say_labeled(console, "not finished", "yellow", f"{names} (run the same command to resume)")
+        advice = "" if limited else " (run the same command to resume)"
+        say_labeled(console, "not finished", "yellow", join_names(unfinished) + advice)
     linked = sorted(
         f"{join_names([name])} (study {decision.run.study})"
         for name, decision in decisions.items()

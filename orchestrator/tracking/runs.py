@@ -88,7 +88,11 @@ class TrialRun:
     @property
     def state(self) -> TrialState:
         """The state of the run, regardless of the current version of the code."""
-        return TrialState.STOPPED_EARLY if self.stopped_early else _STATES[self.status]
+        if self.stopped_early:
+            return TrialState.STOPPED_EARLY
+        if self.status == "KILLED" and not self.started:
+            return TrialState.MISSING
+        return _STATES[self.status]
 
     @property
     def started(self) -> bool:
@@ -97,11 +101,9 @@ class TrialRun:
 
     @property
     def hours(self) -> float | None:
-        """Wall-clock hours of training, summed over resumes if recorded; otherwise as
-        MLflow shows them."""
+        """Wall-clock hours of training and validation, summed over resumes; None before the first
+        checkpoint."""
         seconds = self.metrics.get("trial/seconds")
-        if seconds is None and self.ended_at is not None:
-            seconds = self.ended_at - self.started_at
         return None if seconds is None else seconds / 3600
 
 

@@ -197,6 +197,12 @@ class StudyRun:
         self._lock.check()
         self.store.log_metrics(run_id, {**metrics, "epoch": epoch}, epoch, time_ms=time_ms)
 
+    def log_time(self, run_id: str, epoch: int, metrics: Mapping[str, float], time_ms: int) -> None:
+        """Record the time that a trial has used in an unfinished epoch, at the step of the finished
+        ones. time_ms: as for `log_epoch`."""
+        self._lock.check()
+        self.store.log_metrics(run_id, metrics, epoch, time_ms=time_ms)
+
     def confirm_epoch(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Make the run's latest metrics those of its last checkpoint.
 

@@ -13,6 +13,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from orchestrator.training.diagnosis import NodeLossDetector, diagnose
 from orchestrator.training.failures import Attempts, Failure
 from orchestrator.training.job import Job, is_last
+from orchestrator.training.worker import SECONDS
 
 _LOST_PROCESS = (
     "its process ended without an error of its own; it crashed or was killed, for example because "
@@ -35,6 +36,10 @@ class TrialEvents(Protocol):
         """The trial's processes are being started; not called again for another attempt."""
 
     def epoch(self, name: str, metrics: dict[str, Any]) -> None: ...
+
+    def checkpoint(self, name: str, metrics: dict[str, Any]) -> None:
+        """The trial has stored a checkpoint within an epoch; the metrics are its seconds of
+        training, and describe its workers."""
 
     def interrupted(self, name: str) -> None:
         """The trial has lost its workers, and another attempt waits."""
@@ -161,6 +166,8 @@ class EventCallback(tune.Callback):
             self._channel.events.finished(self._name(trial), result[OUTCOME])
         elif "epoch" in result:
             self._channel.events.epoch(self._name(trial), result)
+        elif SECONDS in result:
+            self._channel.events.checkpoint(self._name(trial), result)
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **_: Any

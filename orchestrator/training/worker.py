@@ -26,6 +26,7 @@ from pipelines.training.results import write_results
 
 RESULTS_DIRECTORY = "results"
 SCORE = "checkpoint_score"
+SECONDS = "seconds"
 DEVICE = "device"
 WORKERS = "workers"
 RUN = "run"
@@ -129,7 +130,7 @@ def train_task(
             shutil.rmtree(leftover, ignore_errors=True)
 
     def send(report: TrainingReport) -> None:
-        metrics: dict[str, Any] = dict(report.metrics or {})
+        metrics: dict[str, Any] = {SECONDS: report.seconds, **(report.metrics or {})}
         # Ray keeps the checkpoints with the best scores, and rejects one without a score.
         metrics[SCORE] = _score(report, training)
         metrics |= {RUN: run, CODE: code, DEVICE: hardware, WORKERS: group.size}

@@ -82,6 +82,7 @@ class TrainingReport:
     """The argument of `report`, which every worker calls at the same point of the training.
 
     epoch: the current epoch, counted from 1.
+    seconds: time of training and validation so far, over all resumes.
     metrics: name to value at the end of an epoch, mIoU and IoU in [0, 1]; None within an epoch.
     scores: scores on the validation split; None without validation.
     snapshot: copies the training's state, which can be written while the training continues. Only
@@ -89,6 +90,7 @@ class TrainingReport:
     """
 
     epoch: int
+    seconds: float
     metrics: dict[str, float] | None
     scores: Scores | None
     snapshot: Callable[[], Snapshot]
@@ -287,12 +289,16 @@ class Training:
                 scored = [e["val/miou"] for e in (*self.history, metrics) if "val/miou" in e]
                 if scored:  # without a labeled pixel, there is no mIoU
                     metrics["val/best_miou"] = max(scored)
-            earlier_seconds = self.history[-1].get("seconds", 0.0) if self.history else 0.0
-            metrics["seconds"] = earlier_seconds + seconds
+            metrics["seconds"] = self._earlier_seconds + seconds
             metrics["memory_gib"] = self.group.maximum(peak_memory_gib(self.numerics.device))
             metrics = {"epoch": epoch, **metrics}
             self.history.append(metrics)
-            report(TrainingReport(epoch, metrics, scores, self._snapshot))
+            report(TrainingReport(epoch, metrics["seconds"], metrics, scores, self._snapshot))
+
+    @property
+    def _earlier_seconds(self) -> float:
+        """Seconds of the finished epochs."""
+        return self.history[-1].get("seconds", 0.0) if self.history else 0.0
 
     def _snapshot(self) -> Snapshot:
         state = {
@@ -346,7 +352,8 @@ class Training:
             if position.step == steps:
                 break
             if stopped or (report_steps and position.step % report_steps == 0):
-                report(TrainingReport(position.epoch + 1, None, None, self._snapshot))
+                seconds = self._earlier_seconds + position.seconds
+                report(TrainingReport(position.epoch + 1, seconds, None, None, self._snapshot))
             if stopped:
                 return None
         means = [value / steps for value in position.loss_sums]

@@ -92,6 +92,9 @@ class Events:
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
         self.epochs[name] = metrics["epoch"]
 
+    def checkpoint(self, name: str, metrics: dict[str, Any]) -> None:
+        pass
+
     def interrupted(self, name: str) -> None:
         self.budget.interrupted(name)
 

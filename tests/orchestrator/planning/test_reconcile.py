@@ -77,6 +77,12 @@ def test_decision_for_each_state(records: list[TrialRun], expected: tuple[str, s
     assert decision(*records) == expected
 
 
+@pytest.mark.parametrize("code", [CODE, ""])
+def test_an_interrupted_run_has_the_same_state_everywhere(code: str) -> None:
+    run = record("KILLED", code=code)
+    assert decision(run)[0] == run.state
+
+
 def test_failed_trials_are_retried_on_request() -> None:
     assert decision(record("FAILED"), retry_failed=True) == ("failed", "resume")
     assert decision(record("FAILED"), retrain_stale=True) == ("failed", "leave")

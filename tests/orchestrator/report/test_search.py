@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.report.__main__ import main
 from orchestrator.report.rows import row_names
+from orchestrator.report.search import tuned_rows
 from orchestrator.study.load import load_study
 from orchestrator.study.search_result import FILE
 from orchestrator.tracking.open_store import tracking_uri
@@ -165,3 +166,16 @@ def test_a_table_says_where_its_values_come_from(
     )
     warnings = "\n".join(report_of(path).read().notes.warnings)
     assert "Search 'tune' has no values for other" in warnings
+
+
+def test_samples_with_the_same_values_count_their_hours_once(
+    small_streets: Path, tmp_path: Path
+) -> None:
+    text = SEARCH[: SEARCH.index("  training.learning_rate:")]
+    text += "  training.optimizer: {choice: [sgd, adamw]}\nsamples: 5\nseeds: [0, 1]\n"
+    path = fabricate_study(tmp_path, small_streets, text)
+    read = report_of(path).read()
+    for row in tuned_rows(load_study(path), read.rows):
+        runs = {r.run.run_id: r.run for sample in row.samples for r in sample.results if r.run}
+        assert len(runs) == 2 * 2 < 5 * 2
+        assert row.hours == pytest.approx(sum(run.hours or 0.0 for run in runs.values()))

@@ -295,7 +295,7 @@ def test_study_taken_over_by_another_process_is_not_concluded(
 
 
 @pytest.mark.slow
-def test_table_shows_stopped_trials_as_interrupted(
+def test_table_shows_the_states_of_stopped_trials(
     swept_study: SweptStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that was killed by the stop reports nothing; its run is still open."""
@@ -314,5 +314,22 @@ def test_table_shows_stopped_trials_as_interrupted(
     assert [(row[1], row[3]) for row in rows] == [
         ("weak", "40.0"),
         ("strong", "interrupted"),
-        ("late", "interrupted"),
+        ("late", "missing"),  # it never started
     ]
+
+
+@pytest.mark.slow
+def test_nothing_starts_once_the_limit_of_hours_is_reached(swept_study: SweptStudy) -> None:
+    swept_study.train({"weak": 0.4, "strong": 0.6})
+    run_id = next(iter(swept_study.names))
+    swept_study.store.log_metrics(run_id, {"trial/worker_hours": 2.5}, 2)
+    swept_study.file.write_text(swept_study.file.read_text() + "limits: {gpu_hours: 2}\n")
+    assert not swept_study.sweep()  # starting the cluster would raise an error
+    assert "held limits.gpu_hours: this study has used 2.5 of 2 GPU-hours" in " ".join(
+        swept_study.output.split()
+    )
+    assert "run the same command" not in swept_study.output
+    experiment = swept_study.parent_run.info.experiment_id
+    trials = swept_study.store.search([experiment], "tags.`orchestrator.kind` = 'trial'")
+    assert {run.info.run_id for run in trials} == swept_study.names.keys()
+    assert swept_study.parent_run.info.status == "KILLED"

@@ -16,7 +16,8 @@ from orchestrator.study.config import Limits
 from orchestrator.study.mirrors import MirrorOptions
 from orchestrator.study.resources import Resources
 from orchestrator.sweep import recorder
-from orchestrator.sweep.recorder import ActiveTrial, Recorder
+from orchestrator.sweep.active_trial import ActiveTrial
+from orchestrator.sweep.recorder import Recorder
 from orchestrator.training.failures import Failure
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import CODE, DEVICE, WORKERS
@@ -36,6 +37,7 @@ class FakeStudyRun:
         self.gate = threading.Event()
         self.gate.set()
         self.epochs: dict[int, dict[str, float]] = {}
+        self.times: list[tuple[int, dict[str, float]]] = []
         self.refused: set[int] = set()
         self.ended: list[tuple[str, ...]] = []
         self.codes: list[str] = []
@@ -59,6 +61,9 @@ class FakeStudyRun:
             raise OSError("the store is away")
         assert epoch not in self.epochs
         self.epochs[epoch] = metrics
+
+    def log_time(self, run_id: str, epoch: int, metrics: dict[str, float], time_ms: int) -> None:
+        self.times.append((epoch, metrics))
 
     def confirm_epoch(self, run_id: str, metrics: dict[str, float]) -> None:
         pass
@@ -136,6 +141,25 @@ def test_hours_follow_the_current_number_of_workers(recording: TrialRecording) -
     recording.recorder.close()
     assert recording.budget.device_hours == pytest.approx(2 * 8 + 2 * 4)
     assert recording.study.epochs[2]["trial/gpu_hours"] == pytest.approx(2 * 8 + 2 * 4)
+
+
+def test_hours_of_an_unfinished_epoch_are_recorded_and_count_once(
+    recording: TrialRecording,
+) -> None:
+    recording.epoch(1, workers=8)
+    for hours in (1.25, 1.5):
+        recording.clock = 3600.0 * hours
+        report = {"seconds": 3600.0 * hours, WORKERS: 4, DEVICE: "a GPU"}
+        recording.recorder.checkpoint(NAME, report)
+    recording.epoch(2, workers=4)
+    recording.recorder.close()
+    assert [(epoch, metrics["trial/gpu_hours"]) for epoch, metrics in recording.study.times] == [
+        (1, 2 * 8 + 2 * 4 * 0.25),
+        (1, 2 * 8 + 2 * 4 * 0.5),
+    ]
+    assert recording.study.times[-1][1]["trial/seconds"] == 1.5 * 3600
+    assert recording.study.epochs[2]["trial/gpu_hours"] == pytest.approx(2 * 8 + 2 * 4)
+    assert recording.budget.device_hours == pytest.approx(2 * 8 + 2 * 4)
 
 
 def test_numbers_of_workers_are_recorded(recording: TrialRecording) -> None:

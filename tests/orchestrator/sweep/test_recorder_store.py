@@ -22,8 +22,9 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.sweep.active_trial import ActiveTrial
 from orchestrator.sweep.progress import StudyProgress, TrialProgress
-from orchestrator.sweep.recorder import ActiveTrial, Recorder
+from orchestrator.sweep.recorder import Recorder
 from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
