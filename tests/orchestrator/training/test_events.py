@@ -68,8 +68,23 @@ class Log(Events):
     def interrupted(self, name: str) -> None:
         self.events.append("interrupted")
 
+    def epoch(self, name: str, metrics: dict[str, Any]) -> None:
+        self.events.append(f"epoch {metrics['epoch']}")
+
+    def checkpoint(self, name: str, metrics: dict[str, Any]) -> None:
+        self.events.append(f"checkpoint after {metrics['seconds']} s")
+
     def failed(self, name: str, failure: Failure) -> None:
         self.events.append(f"failed: {failure.cause}")
+
+
+def test_reports_within_an_epoch_are_checkpoints() -> None:
+    log = Log()
+    callback = EventCallback([cpu_job()], EventChannel(log), lambda _: None)  # type: ignore[arg-type]
+    trial: Any = SimpleNamespace(trial_id="0", config={"job": 0})
+    for report in ({"seconds": 3.5}, {"seconds": 7.0, "epoch": 1}):
+        callback.on_trial_result(0, [], trial, report)
+    assert log.events == ["checkpoint after 3.5 s", "epoch 1"]
 
 
 def test_loss_of_an_earlier_trials_process_does_not_count_for_the_next_trial() -> None:

@@ -74,6 +74,36 @@ def test_resuming_does_not_change_results(small_streets: Path, tmp_path: Path) -
             assert torch.equal(value, resumed[name]), name
 
 
+@pytest.mark.slow
+def test_reports_count_the_time_since_the_first_step(small_streets: Path, tmp_path: Path) -> None:
+    experiment = replace(small_experiment(), model=WITHOUT_NORM)
+
+    def seconds(resume: Path | None = None) -> list[float]:
+        training = Training(experiment, open_dataset(small_streets), CPU)
+        if resume is not None:
+            training.restore(resume)
+        found: list[float] = []
+
+        def record(report: TrainingReport) -> None:
+            found.append(report.seconds)
+            if report.metrics is not None:
+                assert report.metrics["seconds"] == report.seconds
+            elif report.epoch == 2 and not (tmp_path / "within").exists():
+                report.snapshot().write(tmp_path / "within")
+                assert report.seconds > found[-2]
+
+        training.run(record, report_steps=1)
+        return found
+
+    before = seconds()
+    assert before == sorted(before)
+    saved = json.loads((tmp_path / "within" / "state.json").read_text())
+    used = saved["history"][-1]["seconds"] + saved["position"]["seconds"]
+    assert saved["position"]["step"] > 0
+    assert used in before
+    assert seconds(tmp_path / "within")[0] > used
+
+
 class DropoutNetwork(nn.Module):
     """A network that draws from the global torch generator in training."""
 
