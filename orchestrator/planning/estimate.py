@@ -3,10 +3,9 @@
 The time of a step is modeled as a constant, plus terms proportional to the images' multiply-adds
 and pixels, plus the gradient exchange if there are several workers. Measurements come from finished
 trials and from the few steps of preflight runs and probes. Without any, rules of thumb give the
-order of magnitude.
+order of magnitude. The further a training is from the measured ones, the wider its interval.
 """
 
-import itertools
 import json
 import math
 import statistics
@@ -17,24 +16,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.planning.coefficients import Coefficients
+
 Source = Literal["trial", "preflight", "probe"]
 
 # Seconds per micro-batch, giga multiply-add, megapixel, and million exchanged parameters.
 _RULES_OF_THUMB = {
-    "cpu": np.array([0.02, 0.1, 0.3, 0.005]),
+    "cpu": np.array([0.1, 0.1, 0.3, 0.005]),
     "cuda": np.array([0.03, 0.0001, 0.002, 0.00005]),
 }
 _START_SECONDS = 20.0
 # A forward pass is a third of a training step's work.
 _FORWARD_SHARE = 1 / 3
-# Weight of the rules' proportions relative to one measurement (ridge penalty of the fit).
-_STIFFNESS = 0.1
-# Of a coefficient, relative to its rule of thumb.
-_LEAST_SHARE = 0.01
-# Prior standard deviation of log(actual time / estimated time), best source first.
+# Standard deviation of log(actual time / measured time) of the same workload, best source first.
 _SPREAD: dict[Source, float] = {"trial": 0.15, "preflight": 0.25, "probe": 0.35}
-_SPREAD_UNMEASURED = 1.0
-_PRIOR_WEIGHT = 2.0  # counts as this many measurements
+# Of log(actual time / fitted time): networks with equal features differ in speed.
+_MISFIT = 0.3
 _NORMAL_90 = 1.2816  # 90 % quantile, for an 80 % interval
 
 
@@ -115,16 +112,13 @@ class Calibration:
     coefficients: seconds per feature of a step, see `_features`.
     evaluation_factor: measured over fitted validation time.
     start: seconds of a trial outside of steps and validations.
-    spread: standard deviation of log(actual time / estimated time).
-    source: of the measurements that were fitted; None for rules of thumb.
-    measured: one measurement for each different workload.
+    measured: one measurement for each different workload, the best source first; empty for rules of
+        thumb.
     """
 
-    coefficients: NDArray[np.float64]
+    coefficients: Coefficients
     evaluation_factor: float
     start: float
-    spread: float
-    source: Source | None
     measured: tuple[Measurement, ...]
 
     @staticmethod
@@ -134,19 +128,26 @@ class Calibration:
         device: str,
         precision: str,
     ) -> "Calibration":
-        """Fit to the measurements of `device` and `precision` from the best available source."""
+        """Fit to the measurements of `device` and `precision`; of each workload, to those from the
+        best available source."""
         fitting = [m for m in measurements if (m.device, m.precision) == (device, precision)]
         thumb = _RULES_OF_THUMB[kind]
         if not fitting:
-            return Calibration(thumb, 1.0, _START_SECONDS, _SPREAD_UNMEASURED, None, ())
-        source: Source = next(s for s in _SPREAD if any(m.source == s for m in fitting))
-        used = _typical([m for m in fitting if m.source == source])
-        coefficients = _fit(used, thumb)
+            return Calibration(Coefficients.prior(thumb), 1.0, _START_SECONDS, ())
+        used = _typical(fitting)
+        coefficients = Coefficients.fit(
+            np.array([_features(m.workload) for m in used]),
+            np.array([m.step for m in used]),
+            thumb,
+            np.array([math.hypot(_SPREAD[m.source], _MISFIT) for m in used]),
+        )
         starts = [m.start for m in fitting if m.start is not None]
         plain = Calibration(
-            coefficients, 1.0, statistics.median(starts) if starts else _START_SECONDS, 0.0,
-            source, tuple(used),
-        )  # fmt: skip
+            coefficients,
+            1.0,
+            statistics.median(starts) if starts else _START_SECONDS,
+            tuple(used),
+        )
         factors = [
             m.validation / plain._fitted_validation(m.workload)
             for m in used
@@ -155,7 +156,6 @@ class Calibration:
         return replace(
             plain,
             evaluation_factor=statistics.median(factors) if factors else 1.0,
-            spread=_spread(used, thumb, _SPREAD[source]),
         )
 
     def step(self, workload: Workload) -> float:
@@ -163,7 +163,7 @@ class Calibration:
         for measurement in self.measured:
             if _same_step(measurement.workload, workload):
                 return measurement.step
-        return float(_features(workload) @ self.coefficients)
+        return self.coefficients.seconds(_features(workload))
 
     def validation(self, workload: Workload) -> float:
         """Seconds of one validation."""
@@ -173,7 +173,7 @@ class Calibration:
         return self._fitted_validation(workload)
 
     def _fitted_validation(self, workload: Workload) -> float:
-        _, per_gflop, per_megapixel, _ = self.coefficients * _FORWARD_SHARE
+        _, per_gflop, per_megapixel, _ = self.coefficients.values * _FORWARD_SHARE
         per_pixel = workload.gflops / workload.megapixels * per_gflop + per_megapixel
         seconds = workload.evaluated_megapixels * per_pixel / workload.workers
         return float(seconds * self.evaluation_factor)
@@ -182,12 +182,22 @@ class Calibration:
         """Estimate a whole trial, from starting its processes to writing its results."""
         seconds = self.start + steps * self.step(workload)
         seconds += validations * self.validation(workload)
-        return self.band(seconds)
-
-    def band(self, seconds: float) -> Estimate:
-        """Return an estimated time with its 80 % interval."""
-        factor = math.exp(_NORMAL_90 * self.spread)
+        factor = math.exp(_NORMAL_90 * self.spread(workload))
         return Estimate(seconds, seconds / factor, seconds * factor)
+
+    def spread(self, workload: Workload) -> float:
+        """Return the standard deviation of log(actual time / estimated time)."""
+        noise = _SPREAD["trial"]
+        fitted = math.hypot(_MISFIT, self.coefficients.spread(_features(workload)))
+        for measurement in self.measured:
+            if _same_step(measurement.workload, workload):
+                noise, fitted = _SPREAD[measurement.source], 0.0
+                break
+        return self.coefficients.error_scale * math.hypot(noise, fitted)
+
+    def is_measured(self, workload: Workload) -> bool:
+        """Whether the step of this workload was measured."""
+        return any(_same_step(measurement.workload, workload) for measurement in self.measured)
 
 
 def _features(workload: Workload) -> NDArray[np.float64]:
@@ -208,10 +218,13 @@ def _same_step(one: Workload, other: Workload) -> bool:
 
 
 def _typical(measurements: Sequence[Measurement]) -> list[Measurement]:
-    """Reduce the measurements to one for each workload, by medians."""
+    """Reduce the measurements to one for each workload: the medians of those from the best source,
+    which comes first."""
     groups: dict[Workload, list[Measurement]] = {}
-    for measurement in measurements:
-        groups.setdefault(measurement.workload, []).append(measurement)
+    for source in _SPREAD:
+        found = [m for m in measurements if m.source == source and m.workload not in groups]
+        for measurement in found:
+            groups.setdefault(measurement.workload, []).append(measurement)
     typical = []
     for group in groups.values():
         validations = [m.validation for m in group if m.validation is not None]
@@ -223,57 +236,3 @@ def _typical(measurements: Sequence[Measurement]) -> list[Measurement]:
             )
         )
     return typical
-
-
-def _fit(measurements: Sequence[Measurement], thumb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fit positive coefficients, shape (4,), by least squares on relative errors.
-
-    A ridge penalty pulls them toward the proportions of the rules of thumb, so that they are
-    determined even by a single measurement. None is below a hundredth of its rule of thumb: times
-    that differ by noise alone must not make a network's size free.
-    """
-    features = np.array([_features(m.workload) for m in measurements])
-    seconds = np.array([m.step for m in measurements])
-    scaled = thumb * np.median(seconds / (features @ thumb))
-    rows = np.vstack([features * scaled / seconds[:, None], _STIFFNESS * np.eye(len(thumb))])
-    target = np.concatenate([np.ones(len(seconds)), np.full(len(thumb), _STIFFNESS)])
-    return np.maximum(_non_negative_least_squares(rows, target), _LEAST_SHARE) * scaled
-
-
-def _non_negative_least_squares(
-    rows: NDArray[np.float64], target: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the non-negative x, shape (n,), that minimizes `|rows x - target|`; `rows` has full
-    rank.
-
-    Some of its values are zero, and the others minimize the sum on their own: the best of the 2^n
-    least squares over some of the columns that are non-negative. (scipy's `nnls` takes longer to
-    import than a plan of a thousand trials takes.)
-    """
-    count = rows.shape[1]
-    best, least = np.zeros(count), float(target @ target)
-    for kept in itertools.product([False, True], repeat=count):
-        solution = np.zeros(count)
-        mask = np.array(kept)
-        if not mask.any():
-            continue
-        solution[mask] = np.linalg.lstsq(rows[:, mask], target, rcond=None)[0]
-        error = float(np.sum((rows @ solution - target) ** 2))
-        if solution.min() >= 0 and error < least:
-            best, least = solution, error
-    return best
-
-
-def _spread(measurements: Sequence[Measurement], thumb: NDArray[np.float64], prior: float) -> float:
-    """Return the standard deviation of the leave-one-out log errors of the fit.
-
-    The prior counts as two measurements.
-    """
-    total, weight = _PRIOR_WEIGHT * prior**2, _PRIOR_WEIGHT
-    if len(measurements) > 1:
-        for index, left_out in enumerate(measurements):
-            rest = [m for other, m in enumerate(measurements) if other != index]
-            predicted = float(_features(left_out.workload) @ _fit(rest, thumb))
-            total += math.log(left_out.step / predicted) ** 2
-            weight += 1
-    return math.sqrt(total / weight)

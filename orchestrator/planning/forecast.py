@@ -136,8 +136,15 @@ class Forecaster:
 
     @property
     def weakest(self) -> Calibration:
-        """The calibration with the largest spread."""
-        return max(self._calibrations.values(), key=lambda calibration: calibration.spread)
+        """The calibration with the fewest measured workloads."""
+        return min(self._calibrations.values(), key=lambda each: len(each.measured))
+
+    def spread(self, trial: ResolvedTrial) -> float:
+        """Return the standard deviation of log(actual time / estimated time) of a trial; 0 if its
+        step was measured."""
+        calibration = self._calibrations[trial.experiment.training.precision]
+        load = workload(trial, self._resources)
+        return 0.0 if calibration.is_measured(load) else calibration.spread(load)
 
     def trial(self, trial: ResolvedTrial, done: int = 0) -> Estimate:
         """Estimate the rest of a trial after its first `done` epochs."""
@@ -183,8 +190,13 @@ class Forecaster:
             forecasts.append(TrialForecast(trial, estimate, hours, disk))
         times = simulate(waiting.values(), capacity.nodes, capacity.max_concurrent)
         # The trials' errors share a cause, the calibration, and so do not cancel in a sum.
-        whole = self.weakest.band(1.0)
-        seconds = sum(entry.seconds for entry in waiting.values())
+        unique = {t.trial.identity: t.estimate for t in forecasts if t.estimate is not None}
+        seconds = sum(estimate.value for estimate in unique.values())
+        whole = Estimate(
+            1.0,
+            sum(estimate.low for estimate in unique.values()) / seconds if seconds else 1.0,
+            sum(estimate.high for estimate in unique.values()) / seconds if seconds else 1.0,
+        )
         device_hours = whole.scaled(seconds * capacity.devices / 3600)
         price = capacity.price
         return StudyForecast(

@@ -283,7 +283,7 @@ def _dollars(amount: float | None, unit: str = "") -> str:
 
 def _basis(calibration: Calibration, device: str) -> str:
     """Describe the source of the times and of their intervals."""
-    if calibration.source is None:
+    if not calibration.measured:
         reason = (
             "no timings for this device yet"
             if device
@@ -291,9 +291,10 @@ def _basis(calibration: Calibration, device: str) -> str:
         )
         return f"Times are rules of thumb: {reason}. Ranges: rough 80 % intervals"
     count = counted(len(calibration.measured), "different network")
+    sources = dict.fromkeys(_SOURCES[measured.source] for measured in calibration.measured)
     return (
-        f"Times from {_SOURCES[calibration.source]} on {device} ({count}). Ranges: "
-        "80 % intervals, from leave-one-out errors of the timing fit"
+        f"Times from {' and '.join(sources)} on {device} ({count}). Ranges: "
+        "80 % intervals, wider for trainings unlike the measured ones"
     )
 
 

@@ -10,7 +10,7 @@ from orchestrator.planning.forecast import Capacity, Forecaster, StudyForecast, 
 from orchestrator.planning.measurements import save_measurements
 from orchestrator.planning.overhead import load_overhead, preflight_seconds
 from orchestrator.planning.plan_table import StudyPlan, size_text
-from orchestrator.planning.preflight_choice import untested
+from orchestrator.planning.preflight_choice import spread_by_cost, untested
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.devices import device_of_kind
@@ -19,6 +19,9 @@ from orchestrator.scheduling.policy import Node
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from pipelines.wording import option
+
+# A standard deviation of log(actual time / estimated time) from which a probe is worth its time.
+_UNCERTAIN = 0.6
 
 
 class Planner:
@@ -52,10 +55,13 @@ class Planner:
         self._device = device or self._likely_device()
         self.forecaster = self._forecaster()
 
-    @property
-    def probe_would_help(self) -> bool:
-        """Whether a node is up and its device has no measurements yet."""
-        return self.forecaster.weakest.source is None and self._device_is_certain
+    def probe_would_help(self, todo: Sequence[ResolvedTrial]) -> bool:
+        """Whether a node is up, and a training that a probe would time is unlike those measured on
+        its device. todo: the trials to train."""
+        probed = spread_by_cost(todo, self._study.config.sample)
+        return self._device_is_certain and any(
+            self.forecaster.spread(trial) > _UNCERTAIN for trial in probed
+        )
 
     def plan(
         self,

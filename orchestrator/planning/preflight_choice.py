@@ -52,6 +52,18 @@ def distinct(
     return list(by_key.values())
 
 
+def spread_by_cost(
+    trials: Sequence[ResolvedTrial], ranges: Mapping[str, RangeConfig]
+) -> list[ResolvedTrial]:
+    """Return the cheapest, the median and the most expensive of the distinct trials."""
+    by_cost = sorted(
+        distinct(trials, ranges),
+        key=lambda trial: trial.cost.gflops * trial.experiment.training.batch,
+    )
+    chosen = {0, len(by_cost) // 2, len(by_cost) - 1}
+    return [by_cost[index] for index in sorted(chosen)]
+
+
 def untested(
     todo: Sequence[ResolvedTrial],
     trials: Sequence[ResolvedTrial],

@@ -12,7 +12,7 @@ from orchestrator.context import RunContext
 from orchestrator.planning.estimate import Measurement, Source
 from orchestrator.planning.forecast import passes, workload
 from orchestrator.planning.planner import Planner
-from orchestrator.planning.preflight_choice import distinct, is_worthwhile, untested
+from orchestrator.planning.preflight_choice import is_worthwhile, spread_by_cost, untested
 from orchestrator.planning.reconcile import Decision
 from orchestrator.preflight.advice import advise
 from orchestrator.preflight.run import PreflightResult, run_preflight
@@ -21,7 +21,6 @@ from orchestrator.scheduling.capacity import Placement
 from orchestrator.scheduling.policy import Node
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.resources import Resources
-from orchestrator.study.sampling import RangeConfig
 from orchestrator.study.study import Study
 from orchestrator.training.job import Job, job_of
 from pipelines.errors import UserError
@@ -30,18 +29,6 @@ from pipelines.wording import counted, option
 
 class PreflightError(UserError, ValueError):
     """Some experiments of the study cannot be trained; the message has a paragraph for each."""
-
-
-def spread_by_cost(
-    trials: Sequence[ResolvedTrial], ranges: Mapping[str, RangeConfig]
-) -> list[ResolvedTrial]:
-    """Return the cheapest, the median and the most expensive of the distinct trials."""
-    by_cost = sorted(
-        distinct(trials, ranges),
-        key=lambda trial: trial.cost.gflops * trial.experiment.training.batch,
-    )
-    chosen = {0, len(by_cost) // 2, len(by_cost) - 1}
-    return [by_cost[index] for index in sorted(chosen)]
 
 
 def measurements(
@@ -123,13 +110,13 @@ class Preflight:
         self._context = context
         self._planner = planner
 
-    def probe(self) -> None:
-        """Time a few steps of at most three of the study's networks, on machines that are up."""
+    def probe(self, todo: Sequence[ResolvedTrial]) -> None:
+        """Time a few steps of at most three of the networks of `todo`, on machines that are up."""
         self._say(
-            "no timings for this device yet: running a short probe, a minute or two on a CPU, and "
-            "saving it for later plans"
+            "no timings of similar trainings on this device yet: running a short probe, a minute "
+            "or two on a CPU, and saving it for later plans"
         )
-        trials = spread_by_cost(self._trials, self._study.config.sample)
+        trials = spread_by_cost(todo, self._study.config.sample)
         self._learn(self._run(trials, "probe", self._stopped), trials, "probe")
 
     def check(

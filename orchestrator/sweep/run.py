@@ -107,14 +107,14 @@ def plan_study(
             decisions = replace(prepared, trials=trials).decisions(options)
         # Running trials would distort the timings of a probe. A plan starts no machines for it.
         idle = all(decision.action != "wait" for decision in decisions.values())
-        will_train = any(decision.will_train for decision in decisions.values())
-        probes = planner.probe_would_help and idle and will_train
+        todo = [trial for trial in trials if decisions[trial.name].will_train]
+        probes = bool(todo) and idle and planner.probe_would_help(todo)
         if probes and cluster.has_room(placement):
             # Ray takes seconds to import.
             from orchestrator.preflight.preflight import Preflight
 
             cluster.start()
-            Preflight(prepared.study, trials, placement, context, planner).probe()
+            Preflight(prepared.study, trials, placement, context, planner).probe(todo)
         used = used_hours(study, prepared.snapshot)
         return planner.plan(decisions, partial(cluster.launch, placement), used)
 

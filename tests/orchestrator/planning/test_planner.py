@@ -59,7 +59,7 @@ class Study:
         """Return the measured seconds per step, or None if the planner has no measurement."""
         weakest = planner.forecaster.weakest
         load = workload(self.trials[0], self.study.config.resources)
-        return None if weakest.source is None else weakest.step(load)
+        return weakest.step(load) if weakest.measured else None
 
 
 @pytest.fixture
@@ -79,9 +79,10 @@ def test_measurements_of_the_expected_gpu_are_used(study: Study) -> None:
 def test_detected_device_takes_precedence(study: Study) -> None:
     planner = study.planner(L40S, device="NVIDIA L40S-24Q", timed=("NVIDIA L40S",))
     assert study.step(planner) is None
-    assert planner.probe_would_help
+    assert planner.probe_would_help(study.trials)
+    assert not study.planner(L40S, device="a", timed=("a",)).probe_would_help(study.trials)
     # No machine is started only to probe its device.
-    assert not study.planner(L40S, timed=()).probe_would_help
+    assert not study.planner(L40S, timed=()).probe_would_help(study.trials)
 
 
 @pytest.mark.parametrize("timed", [(), ("NVIDIA L40S",)])
