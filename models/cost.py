@@ -170,7 +170,7 @@ class _ShapesOnly(TorchFunctionMode):
                 shape = _broadcast(tensor, arguments[1])
                 if shape is not None:
                     return tensor.new_empty(shape)
-            size = _resized(function, arguments, named)
+            size = _resized(function, arguments, named) if tensor.dim() == 4 else None
             if size is not None:
                 return tensor.new_empty(*tensor.shape[:2], *size)
             if function is torch.conv2d and len(arguments) > 1:
@@ -195,7 +195,10 @@ class _ShapesOnly(TorchFunctionMode):
 
 
 def _concatenated(tensors: Sequence[Tensor], dim: int = 0) -> list[int] | None:
-    """Return the shape of the result; None if the shapes do not fit, which torch reports."""
+    """Return the shape of the result; None if the dtypes differ, or the shapes do not fit, which
+    torch reports."""
+    if len({tensor.dtype for tensor in tensors}) != 1:
+        return None
     shapes = [list(tensor.shape) for tensor in tensors]
     if len({len(shape) for shape in shapes}) != 1 or not -len(shapes[0]) <= dim < len(shapes[0]):
         return None
@@ -208,10 +211,12 @@ def _concatenated(tensors: Sequence[Tensor], dim: int = 0) -> list[int] | None:
 
 
 def _broadcast(tensor: Tensor, other: Any) -> list[int] | None:
-    """Return the shape of an elementwise result; None if the shapes do not fit, which torch
-    reports."""
+    """Return the shape of an elementwise result; None if its dtype may not be that of `tensor`, or
+    the shapes do not fit, which torch reports."""
     if not isinstance(other, Tensor):
-        return list(tensor.shape)
+        return list(tensor.shape) if tensor.is_floating_point() else None
+    if tensor.dtype is not other.dtype:
+        return None
     dims = max(tensor.dim(), other.dim())
     aligned = [[1] * (dims - each.dim()) + list(each.shape) for each in (tensor, other)]
     pairs = list(zip(*aligned, strict=True))

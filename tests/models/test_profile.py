@@ -92,6 +92,32 @@ def test_multiply_adds_match_the_torch_counter() -> None:
     assert torch.equal(model.classifier.weight, before)
 
 
+def test_operations_on_several_dtypes_are_counted() -> None:
+    """Their results have the dtype that torch gives them, so that the convolutions accept them."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            self.classifier = nn.Conv2d(11, 2, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.conv(images)
+            masked = (features > 0) * features
+            halves = features.half() + features
+            rows = torch.arange(images.shape[2], device=images.device) * 0.5
+            rows = rows[:, None].expand(1, 1, *images.shape[2:])
+            signs = F.adaptive_avg_pool2d((features > 0)[0, :2] * 1.0, images.shape[2:])[None]
+            return self.classifier(
+                torch.cat([(features[:, :3] > 0), masked, rows, signs, halves[:, :1]], 1)
+            )
+
+    model = Network().eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, 3, 12, 10))
+    assert count_multiply_adds(model, 2, 12, 10) == counter.get_total_flops() // 2
+
+
 def test_auxiliary_heads_are_counted_only_on_request() -> None:
     plain = FENet(FENetConfig("dfnet1", channels=8), 5)
     supervised = FENet(FENetConfig("dfnet1", channels=8, supervision=(4,)), 5)
