@@ -9,11 +9,10 @@ from orchestrator.study.yaml_source import (
     Source,
     SourceLocation,
     StudyError,
-    text_problem,
+    value_problem,
 )
 
 _MAX_DEPTH = 100
-_MAX_DIGITS = 4300  # of a number that Python reads from text
 
 
 def mapping_source(values: Mapping[str, Any], name: str) -> Source:
@@ -29,9 +28,9 @@ def mapping_source(values: Mapping[str, Any], name: str) -> Source:
         if isinstance(value, Mapping):
             entries: dict[str, Any] = {}
             for inner, each in value.items():
-                if problem := _problem(inner):
+                if problem := value_problem(inner):
                     report(f"a key{f' of `{key[1:]}`' if key else ''}: {problem}")
-                elif (text := str(inner)) in entries:
+                elif (text := str(_builtin(inner))) in entries:
                     report(f"duplicate key `{f'{key}.{text}'[1:]}`; keep one of them")
                 else:
                     entries[text] = plain(each, f"{key}.{text}", value, *around)
@@ -43,13 +42,16 @@ def mapping_source(values: Mapping[str, Any], name: str) -> Source:
         if isinstance(value, PurePath):
             return plain(str(value), key)
         if hasattr(value, "tolist"):  # arrays, and their scalars, some of which are floats
-            listed = _listed(value)
+            try:
+                listed = _listed(value)
+            except RuntimeError as error:  # such as a tensor without storage
+                return report(f"`{key[1:]}` cannot be read: {error}")
             if type(listed) is not type(value):  # unlike that of a long double
                 return plain(listed, key)
         if not isinstance(value, str | int | float | None):
             kind = type(value).__name__
             return report(f"`{key[1:]}` is a {kind}; use text, a number, a list or a dict")
-        if problem := _problem(value):
+        if problem := value_problem(value):
             return report(f"`{key[1:]}`: {problem}")
         return _builtin(value)
 
@@ -64,19 +66,12 @@ def mapping_source(values: Mapping[str, Any], name: str) -> Source:
 
 def _builtin(value: Any) -> Any:
     """Return text or a number of a subclass, such as a member of an enumeration, as one of Python's
-    own types."""
+    own types; another value as it is."""
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, float):
         return float.__float__(value)
-    return value if isinstance(value, bool | None) else int.__int__(value)
-
-
-def _problem(value: Any) -> str:
-    """Return why no study file can have this text or number; empty if one can."""
-    if isinstance(value, int) and abs(value) >= 10**_MAX_DIGITS:
-        return f"a number of more than {_MAX_DIGITS} digits is too long"
-    return text_problem(value) if isinstance(value, str) else ""
+    return int.__int__(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _listed(array: Any) -> Any:

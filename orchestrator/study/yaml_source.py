@@ -3,6 +3,7 @@
 The YAML dialect is that of `pipelines.config`; in addition, a duplicate key is an error.
 """
 
+import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -232,7 +233,7 @@ class _Parser:
             # Python refuses to parse integers of thousands of digits.
             self._report(location, f"a number of {len(node.value)} digits is too long")
             return None
-        if isinstance(value, str) and (problem := text_problem(value)):
+        if problem := value_problem(value):
             self._report(location, problem)
         return value
 
@@ -258,6 +259,14 @@ class _Parser:
 
     def _report(self, location: SourceLocation, message: str) -> None:
         self.problems.append(Problem(location, message))
+
+
+def value_problem(value: Any) -> str:
+    """Return why a study cannot contain this text or number; empty if it can. Whole numbers have 64
+    bits, as in the libraries that use them."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return f"a number of {math.floor(math.log10(abs(value))) + 1} digits is too long"
+    return text_problem(value) if isinstance(value, str) else ""
 
 
 def text_problem(text: str) -> str:

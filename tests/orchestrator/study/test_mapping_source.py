@@ -1,6 +1,6 @@
 """A study given as a mapping in Python."""
 
-from enum import IntEnum, StrEnum
+from enum import Enum, IntEnum, StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,25 @@ def test_array_is_the_shortest_decimal(given: Any, plain: Any) -> None:
     assert type(value["grid"]["training.learning_rate"]) is type(plain)
 
 
+class Mixed(str, Enum):  # noqa: UP042
+    """Enumerations of text had this form before `StrEnum`; its `str` is its name."""
+
+    A = "dfnet1"
+
+
+def test_members_of_enumerations_are_keys() -> None:
+    source = mapping_source({"variants": {Mixed.A: 1, Choice.A.upper(): 2, Level.LOW: 3}}, "study")
+    assert source.value == {"variants": {"dfnet1": 1, "DFNET1": 2, "3": 3}}
+
+
 def test_long_double_is_reported() -> None:
     with pytest.raises(StudyError, match="`base` is a longdouble; use text, a number"):
         mapping_source({"base": np.longdouble(0.1)}, "the study")
+
+
+def test_tensor_without_values_is_reported() -> None:
+    with pytest.raises(StudyError, match="`base` cannot be read: "):
+        mapping_source({"base": torch.empty(2, device="meta")}, "the study")
 
 
 def test_value_that_contains_itself_is_reported() -> None:
@@ -87,11 +103,12 @@ def nested(depth: int) -> list[Any]:
         ("a\ud800", "the study: `base.data`: the character #xd800 is not allowed; remove it"),
         ({"a\0": 1}, "the study: a key of `base.data`: the character #x00 is not allowed"),
         (Path("a\0b"), "the study: `base.data`: the character #x00 is not allowed; remove it"),
-        (10**4300, "the study: `base.data`: a number of more than 4300 digits is too long"),
-        ({10**4300: 1}, "the study: a key of `base.data`: a number of more than 4300 digits"),
+        (10**4300, "the study: `base.data`: a number of 4301 digits is too long"),
+        (2**63, "the study: `base.data`: a number of 19 digits is too long"),
+        ({10**4300: 1}, "the study: a key of `base.data`: a number of 4301 digits"),
         (nested(200), "the study: `base` is nested too deeply to be read"),
     ],
-    ids=["NUL", "surrogate", "key", "path", "digits", "number as key", "depth"],
+    ids=["NUL", "surrogate", "key", "path", "digits", "64 bits", "number as key", "depth"],
 )
 def test_value_that_no_file_can_have_is_reported(value: Any, message: str) -> None:
     with pytest.raises(StudyError, match=message):
