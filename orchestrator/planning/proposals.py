@@ -25,7 +25,13 @@ from pipelines.data.manifest import metric_name
 if TYPE_CHECKING:
     import optuna
 
-_ENDED = (TrialState.FINISHED, TrialState.STALE, TrialState.FAILED)
+# A trial may have been stopped early before the study's early stopping was removed.
+_ENDED = (
+    TrialState.FINISHED,
+    TrialState.STALE,
+    TrialState.FAILED,
+    TrialState.STOPPED_EARLY,
+)
 
 
 def with_recorded_samples(

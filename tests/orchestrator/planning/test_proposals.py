@@ -254,6 +254,20 @@ def test_score_of_a_failed_trial_does_not_count(tmp_path: Path) -> None:
     assert larger.trials == without.trials
 
 
+def test_search_goes_on_after_trials_that_were_stopped_early(tmp_path: Path) -> None:
+    store, study = Store([]), loaded(tmp_path)
+    store.train(study, failing=1)
+    decisions = {
+        name: replace(decision, state=TrialState.STOPPED_EARLY)
+        if decision.state is TrialState.FAILED
+        else decision
+        for name, decision in store.decisions(study).items()
+    }
+    larger = next_samples(study, store.resolve(study), decisions)
+    assert larger is not None
+    assert larger.trials == store.next(study).trials  # type: ignore[union-attr]
+
+
 def test_search_goes_on_after_the_code_has_changed(tmp_path: Path) -> None:
     store, study = Store([]), loaded(tmp_path)
     store.train(study)
