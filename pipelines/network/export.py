@@ -8,8 +8,11 @@ import copy
 import io
 import json
 import logging
+import signal
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,9 @@ ONE_SIZE = (
     "size with --size HxW"
 )
 _MESSAGE_LENGTH = 200
+# Processor seconds for a network of all sizes; most take less than 30. Conditions on the size, such
+# as the padding to windows of Swin, can keep torch busy for hours.
+_PATIENCE = 180.0
 
 
 class ExportError(UserError, RuntimeError):
@@ -74,6 +80,29 @@ def whole_image_logits(network: nn.Module, images: Tensor) -> Tensor:
         return _WholeImage(network)(images)
 
 
+class _TooSlow(BaseException):
+    """The processor time is used up; torch must not handle it as an error of the network."""
+
+
+@contextmanager
+def _within(seconds: float | None) -> Iterator[None]:
+    """Raise _TooSlow after this processor time; never for None, or outside the main thread."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooSlow
+
+    previous = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, previous)
+
+
 def export_program(
     network: nn.Module, channels: int = 3, size: tuple[int, int] | None = None
 ) -> ExportedProgram:
@@ -87,13 +116,19 @@ def export_program(
     example = torch.zeros(batch, channels, height, width)
     dynamic = None if size else (dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC),)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        limit = _within(None if size else _PATIENCE)
+        with limit, torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about its own modules
             return torch.export.export(
                 _WholeImage(_with_plain_attention(network)).eval(),
                 (example,),
                 dynamic_shapes=dynamic,
             )
+    except _TooSlow:
+        raise ExportError(
+            "torch.export did not finish this network for all sizes in "
+            f"{_PATIENCE / 60:g} minutes of processor time; {ONE_SIZE}"
+        ) from None
     except Exception as error:  # torch has many classes for this
         if size:
             raise ExportError(

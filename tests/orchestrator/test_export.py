@@ -1,6 +1,7 @@
 """A trained model as files for other programs."""
 
 import json
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipelines.data.config import DataConfig
 from pipelines.data.dataset import open_dataset
 from pipelines.data.normalization import normalize
 from pipelines.model_directory import write_model_directory
+from pipelines.network import export
 from pipelines.network.build import build_network
 from pipelines.network.export import METADATA, ExportError, export_program, save_onnx
 from pipelines.network.file_names import WEIGHTS_FILE
@@ -266,6 +268,24 @@ def test_network_that_cannot_be_exported_is_reported() -> None:
         ExportError, match=r"cannot export this network for all sizes .*; .* --size HxW"
     ):
         export_program(_Deciding())
+
+
+class _Endless(torch.nn.Module):
+    """A network that keeps the export busy, as conditions on sizes can for hours."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        while images.shape[2] > 1:
+            images = images + 1
+        return images
+
+
+def test_export_for_all_sizes_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    export_program(torch.nn.Conv2d(3, 2, 1))  # imports torch's compiler, which takes seconds
+    monkeypatch.setattr(export, "_PATIENCE", 0.3)
+    with pytest.raises(ExportError, match=r"did not finish .* processor time; .* --size HxW"):
+        export_program(_Endless())
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGVTALRM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("key", ["init", "backbone_weights"])
