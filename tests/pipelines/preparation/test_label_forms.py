@@ -91,6 +91,13 @@ def test_void_pixels_beside_the_second_class_are_accepted(source: Source) -> Non
     assert [np.unique(label).tolist() for label in source.prepare(colors)] == [[0, 255], [0, 1]]
 
 
+def test_void_pixels_of_more_than_two_classes_are_no_masks(source: Source) -> None:
+    source.add([0, 255])
+    source.add([0, 1, 2])
+    three = TWO.replace("}\nsplits", ", joint: [3, 3, 3]}\nsplits")
+    assert np.unique(source.prepare(three)[0]).tolist() == [0, 255]
+
+
 def test_palettes_that_number_colors_differently_are_an_error(source: Source) -> None:
     """The palettes' colors are none of the classes'; the labels have the same colors."""
     source.add([0, 1], [RED, GREEN])

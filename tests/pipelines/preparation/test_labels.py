@@ -121,6 +121,7 @@ def test_quantized_colors_are_rejected(border: bool) -> None:
             Image.fromarray(np.full((3, 3), -1, np.float32)),
             "values such as -1, expected .*; store pixels to be ignored as 255 instead",
         ),
+        (Image.fromarray(np.full((3, 3), 65537, np.float32)), "values such as 65537, expected .*;"),
         (Image.fromarray(np.full((3, 3), -1, np.int32)), "from -1 to -1, expected 0 to 65535"),
     ],
 )
@@ -158,9 +159,13 @@ def test_unknown_classes_are_not_smoothed_edges() -> None:
         class_indices(blocks, {0: 0, 1: 1, 11: 255}, CLASSES)
 
 
-@pytest.mark.parametrize(("lossless", "profile"), [(True, True), (True, False), (False, True)])
-def test_lossless_webp_is_recognized_behind_a_profile(lossless: bool, profile: bool) -> None:
-    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes() if profile else b""
+@pytest.mark.parametrize(
+    ("lossless", "profile"), [(True, 588), (True, 589), (True, 0), (False, 588), (False, 589)]
+)
+def test_lossless_webp_is_recognized_behind_a_profile(lossless: bool, profile: int) -> None:
+    """profile: its bytes; a byte follows an odd number."""
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    icc = icc.ljust(profile, b"\0")[:profile]
     buffer = io.BytesIO()
     in_colors().save(buffer, "WEBP", lossless=lossless, exact=True, icc_profile=icc)
     image = open_image(buffer.getvalue())
@@ -193,6 +198,12 @@ def test_advice_for_floating_point_labels_keeps_every_value(numbers: list[float]
             assert read(Image.fromarray(followed))[0].tolist() == expected
     else:
         assert not np.isnan(values).any()
+
+
+def test_value_that_is_advised_for_unlabeled_pixels_is_no_class() -> None:
+    image = Image.fromarray(np.array([[0, np.nan, 255]], np.float32))
+    with pytest.raises(ImageError, match="store 254 in their place, list it in `ignore`"):
+        stored_values(image, {0: 0, 255: 1}, CLASSES)
 
 
 @given(st.data(), st.sampled_from([1, 2, 4, 8]), st.integers(1, 254))
@@ -250,14 +261,20 @@ def test_lossy_formats_are_rejected(encoder: str, options: dict[str, Any], lossy
         check_lossless(picture, buffer.getvalue())
 
 
-@pytest.mark.parametrize("background", [False, True])
-def test_voc_palettes_of_pascal_context_are_accepted(background: bool) -> None:
-    reader = READERS["pascal-context"](source=Path(), background=background)
-    indices = np.arange(60, dtype=np.uint8)[None]
-    image = palette_image(indices, [voc_color(index) for index in range(256)])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("pascal-context", {"background": False}),
+        ("pascal-context", {"background": True}),
+        ("coco-stuff", {}),  # its classes have the colors of the values after theirs
+    ],
+)
+def test_voc_palettes_are_accepted(name: str, options: dict[str, bool]) -> None:
+    reader = READERS[name](source=Path(), **options)
     values = reader.values(RECORD)
+    image = palette_image(np.array([[*values]]), [voc_color(index) for index in range(256)])
     mapped = class_indices(reader.indices(RECORD, image), values, reader.classes)
-    assert np.array_equal(mapped[0], [values[index] for index in range(60)])
+    assert np.array_equal(mapped[0], [*values.values()])
 
 
 def test_training_ids_in_a_label_ids_file_are_rejected() -> None:
