@@ -18,6 +18,8 @@ from pipelines.preparation.readers.ade20k import ADE20K
 from pipelines.preparation.readers.cityscapes import Cityscapes
 from pipelines.preparation.readers.folder import Folder
 from pipelines.preparation.readers.pascal_context import PascalContext
+from pipelines.preparation.readers.reader import Record
+from pipelines.preparation.readers.streets import Streets
 from pipelines.prepare import main
 
 SIZE = (10, 14)
@@ -48,6 +50,46 @@ def test_readers_have_distinct_classes_and_a_help_text() -> None:
         names = [each.name for each in READERS[name](source=Path()).classes]
         assert (len(names), len(set(names))) == (count, count)
         assert READERS[name].help
+
+
+# What the authors' papers and code say about values of their labels.
+PUBLISHED = {
+    "ade20k": {1: "wall", 2: "building", 3: "sky", 4: "floor", 5: "tree", 7: "road", 13: "person"}
+    | {21: "car", 22: "water", 150: "flag"},
+    "camvid": dict(
+        enumerate(
+            ("sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car")
+        )
+    )
+    | {9: "pedestrian", 10: "bicyclist"},
+    "loveda": {1: "background", 2: "building", 3: "road", 4: "water", 5: "barren", 6: "forest"}
+    | {7: "agricultural"},
+    "pascal-context": {1: "aeroplane", 59: "wood"},
+    "voc": {0: "background", 1: "aeroplane", 7: "car", 15: "person", 20: "tvmonitor"},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_label_values_have_the_published_meaning(name: str) -> None:
+    reader = READERS[name](source=Path())
+    values = reader.values(Record("a", "train", Path("a.jpg"), Path("a.png")))
+    meanings = {value: reader.classes[values[value]].name for value in PUBLISHED[name]}
+    assert meanings == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Streets(seed=0), Streets(seed=1)),
+        (Streets(size=(32, 64)), Streets(size=(64, 32))),
+        (PascalContext(Path(), order="official"), PascalContext(Path(), order="alphabetical")),
+        (PascalContext(Path()), PascalContext(Path(), background=True)),
+    ],
+)
+def test_same_files_that_are_read_differently_are_another_version(
+    first: Reader, second: Reader
+) -> None:
+    assert first.version != second.version
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -88,8 +130,12 @@ def test_cityscapes_prefers_training_ids_if_present(tmp_path: Path) -> None:
     stored[0, 0] = 255
     write(root / "gtFine/val/munster/munster_0_0_gtFine_labelTrainIds.png", stored)
     write(root / "leftImg8bit/val/munster/munster_0_1_leftImg8bit.png")
-    with pytest.raises(DatasetError, match=r"has no label; .*munster_0_1_gtFine_labelIds\.png"):
+    orphan = write(root / "gtFine/val/munster/munster_0_2_gtFine_labelIds.png", values_up_to(33))
+    with pytest.raises(DatasetError, match="2 problems") as caught:
         prepare(Cityscapes(root), tmp_path / "failed")
+    assert re.search(r"has no label; .*munster_0_1_gtFine_labelIds\.png", str(caught.value))
+    assert re.search(r"has no image; .*munster_0_2_leftImg8bit\.png", str(caught.value))
+    orphan.unlink()
     write(root / "gtFine/val/munster/munster_0_1_gtFine_labelIds.png", values_up_to(33))
     write(root / "gtFine/val/munster/munster_0_0_gtFine_labelIds.png", values_up_to(33))
     dataset = prepare_and_open(Cityscapes(root), tmp_path)
@@ -154,6 +200,7 @@ def test_pascal_context_layout_and_background(
 ) -> None:
     root = tmp_path / "source" / folder
     stored = values_up_to(59)
+    stored[0, 0] = 255
     for split, name in (("train", "2008_000002"), ("val", "2008_000003")):
         write(root / "JPEGImages" / f"{name}.jpg")
         write(root / "SegmentationClassContext" / f"{name}.png", stored)
@@ -166,7 +213,8 @@ def test_pascal_context_layout_and_background(
     assert len(dataset.manifest.classes) == 59 + background
     _, label = dataset.split("val").read(0)
     expected = stored if background else np.where(stored == 0, 255, stored.astype(int) - 1)
-    assert np.array_equal(label, expected)
+    assert np.array_equal(label, np.where(stored == 255, 255, expected))
+    assert dataset.manifest.classes[label[stored == 59][0]].name == "wood"
 
 
 def test_pascal_context_label_sets_map_to_class_names(tmp_path: Path) -> None:
@@ -256,6 +304,12 @@ def test_folder_maps_stored_values_to_classes(tmp_path: Path) -> None:
     assert np.array_equal(label, np.select([labels == 7, labels == 255], [1, 0], 255))
 
 
+def test_listed_ignored_values_replace_255(tmp_path: Path) -> None:
+    reader = folder(tmp_path, DESCRIPTION + "ignore: 3\n", np.resize(np.uint8([0, 1, 255]), SIZE))
+    with pytest.raises(DatasetError, match=r"has unknown values 255 .* known are 0-1, 3"):
+        prepare(reader, tmp_path / "out")
+
+
 def test_folder_converts_colors_to_indices(tmp_path: Path) -> None:
     indices = RNG.choice([0, 1, 2], SIZE)
     palette = np.array([[110, 80, 60], [40, 120, 40], [0, 0, 0]], np.uint8)
@@ -272,13 +326,16 @@ def test_folder_converts_colors_to_indices(tmp_path: Path) -> None:
         prepare(reader, tmp_path / "failed")
 
 
-def test_folder_reads_ignored_colors_and_several_colors_of_a_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listed", [True, False])
+def test_folder_reads_ignored_colors_and_several_colors_of_a_class(
+    tmp_path: Path, listed: bool
+) -> None:
     """As VOC: a border in another color than black, and black as the color of a class."""
     description = DESCRIPTION.replace("[110, 80, 60]", "[0, 0, 0]")
     description = description.replace("[40, 120, 40]", "[[40, 120, 40], [40, 120, 41]]")
-    description += "label_colors: true\nignore_colors: [[224, 224, 192]]\n"
+    description += "label_colors: true\n" + "ignore_colors: [[224, 224, 192]]\n" * listed
     palette = np.array([[0, 0, 0], [40, 120, 40], [40, 120, 41], [224, 224, 192]], np.uint8)
-    indices = RNG.choice(4, SIZE)
+    indices = RNG.choice(3 + listed, SIZE)
     dataset = prepare_and_open(folder(tmp_path, description, palette[indices]), tmp_path)
     assert [each.color for each in dataset.manifest.classes] == [(0, 0, 0), (40, 120, 40)]
     _, label = dataset.split("train").read(0)

@@ -76,6 +76,8 @@ def test_labels_option_chooses_the_version(
         for version in (None, "v1.2", "v2.0")
     }
     assert names == {None: ["Sky", "Bird"], "v1.2": ["Sky", "Bird"], "v2.0": ["Bird", "Sky"]}
+    versions = {version: Mapillary(tmp_path, version).version for version in names}
+    assert versions[None] == versions["v1.2"] != versions["v2.0"]
 
 
 def test_full_names_replace_readable_names_that_coincide(tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def test_suffixes_and_endings_may_be_in_upper_case(tmp_path: Path) -> None:
     assert pairs(tmp_path, "r", "r", label=".png") == expected
     touch(tmp_path, "i/a_image.png", "i/b_Image.PNG", "l/a.png", "l/b.png")
     assert list(pairs(tmp_path, "i", "l", image="_image")) == ["a", "b"]
-    touch(tmp_path, "s/a.png", "s/a_mask.png")
-    expected = {"a": ("a.png", "a_mask.png")}
+    touch(tmp_path, "s/a.png", "s/a_mask.png", "s/b.png", "s/b_MASK.PNG")
+    expected = {"a": ("a.png", "a_mask.png"), "b": ("b.png", "b_MASK.PNG")}
     assert pairs(tmp_path, "s", "s", image=".png", label="_mask.png") == expected
 
 
@@ -134,9 +134,10 @@ def test_suffix_of_few_names_is_not_advised(tmp_path: Path) -> None:
 
 def test_files_of_one_name_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "i/a.jpg", "i/b.jpg", "i/b.png", "l/a.png", "l/a.tif", "l/b.png")
+    touch(tmp_path, "i/c.jpg", "i/c.png", "l/c.png", "l/c.tif")
     listing = pair_files("train", tmp_path / "i", tmp_path / "l")
     assert listing.records == []
-    first, second = listing.problems
+    first, second, *_ = listing.problems
     assert first.startswith(f"train/a: 2 labels have this name, {tmp_path / 'l/a.png'}, ")
     assert second.startswith(f"train/b: 2 images have this name, {tmp_path / 'i/b.jpg'}, ")
 
@@ -150,7 +151,14 @@ def test_lists_may_hold_names_or_paths(tmp_path: Path) -> None:
     touch(tmp_path, "i/s/a.b.jpg", "i/c.jpg", "l/s/a.b_mask.png", "l/c_mask.png")
     folders = [tmp_path / "i", tmp_path / "l"]
     listing = pair_files("train", *folders, Suffixes(label="_mask"))
-    for line in ("s/a.b", "s\\a.b.jpg", "i/s/a.b.jpg", "./i\\s\\a.b", "l/s/a.b_mask.png"):
+    for line in (
+        "s/a.b",
+        "s\\a.b.jpg",
+        "i/s/a.b.jpg",
+        "./i\\s\\a.b",
+        "l/s/a.b_mask.png",
+        "s/a.b_mask",
+    ):
         for file in (tmp_path / "names.txt", tmp_path / "lists/names.txt"):
             file.parent.mkdir(exist_ok=True)
             file.write_text(f"\ufeff{line}\r\n", encoding="utf-8")
@@ -180,3 +188,15 @@ def test_lists_may_hold_names_or_paths(tmp_path: Path) -> None:
     file.write_bytes(b"c\ncaf\xe9\n")
     (text,) = select_listed(listing, "train", file, tmp_path, folders).problems
     assert r"line 2, 'caf\\xe9', is not UTF-8; save it as UTF-8" in text
+
+
+def test_lists_may_hold_paths_through_a_link_or_to_its_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "disk/i/a.jpg", "disk/i/b.jpg", "set/l/a.png", "set/l/b.png")
+    (tmp_path / "set" / "i").symlink_to(tmp_path / "disk" / "i")
+    folders = [tmp_path / "set" / "i", tmp_path / "set" / "l"]
+    listing = pair_files("train", *folders)
+    names = tmp_path / "names.txt"
+    names.write_text(f"{tmp_path}/set/i/b.jpg\n{tmp_path}/disk/i/a.jpg\n")
+    selected = select_listed(listing, "train", names, tmp_path / "set", folders)
+    assert [record.identifier for record in selected.records] == ["b", "a"]
+    assert selected.problems == []

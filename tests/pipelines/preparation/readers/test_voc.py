@@ -75,6 +75,8 @@ def test_lists_may_hold_paths_of_images_and_labels(tmp_path: Path) -> None:
 def test_trainval_is_read_where_it_is_the_only_list(tmp_path: Path) -> None:
     add(tmp_path, "trainval", "a")
     assert [record.split for record in VOC(tmp_path).listing().records] == ["trainval"]
+    add(tmp_path, "train", "a")
+    assert [record.split for record in VOC(tmp_path).listing().records] == ["train"]
 
 
 def test_what_is_missing_or_unknown_is_reported(tmp_path: Path) -> None:
