@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipelines.figures.layout import save
+from pipelines.figures.layout import save, shortened
 
 
 def test_format_is_that_of_the_suffix(tmp_path: Path) -> None:
@@ -35,3 +35,8 @@ def test_full_disk_keeps_the_earlier_figure(
     with pytest.raises(OSError, match="No space left"):
         save(Figure(), [path])
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"earlier"]
+
+
+def test_long_names_end_as_they_do() -> None:
+    assert shortened("a" * 28) == "a" * 28
+    assert shortened(f"folder/{'x' * 20}_000019") == f"…{'x' * 20}_000019"

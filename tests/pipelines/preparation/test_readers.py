@@ -92,6 +92,19 @@ def test_same_files_that_are_read_differently_are_another_version(
     assert first.version != second.version
 
 
+def test_folder_of_another_description_is_another_version(tmp_path: Path) -> None:
+    first = folder(tmp_path, DESCRIPTION, values_up_to(1)).version
+    second = folder(tmp_path, DESCRIPTION + "values: {1: ground, 0: tree}\n", values_up_to(1))
+    assert second.version != first
+
+
+def test_splits_of_streets_share_no_scene() -> None:
+    reader = Streets(train=3, val=3, size=(16, 32))
+    records = reader.listing().records
+    assert [record.split for record in records] == ["train"] * 3 + ["val"] * 3
+    assert len({reader.read(record)[0] for record in records}) == 6
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_cityscapes_layout_classes_and_ignored_ids(tmp_path: Path, packed: bool) -> None:
     root = tmp_path / "cityscapes"
@@ -408,6 +421,7 @@ def test_folder_reports_two_images_with_the_same_name(tmp_path: Path) -> None:
         (("images/test", "nowhere"), "nowhere: no such folder"),
         (("name: orchard", "name: [orchard"), "invalid YAML"),
         (("name: orchard", "values: {1: bush}"), "values.1 must map"),
+        (("name: orchard", "values: {0: ground, 65536: tree}"), "values.65536 must map a stored"),
         (("name: orchard", "ignore: none"), "ignore must be stored values"),
         (("name: orchard", "values: {}"), "values must map .* received {}; leave it out"),
         (("name: orchard", "name: {a: b}"), "name must be text .* received {'a': 'b'}"),

@@ -145,6 +145,7 @@ def test_scale_and_normalization_can_be_set(tmp_path: Path) -> None:
         ("bands: [1, 2]\nrgb: [1, 2, 3]\n", "rgb must be three of the numbers in bands"),
         (FOUR_BANDS + "normalization: imagenet\n", "normalization must be `dataset` or"),
         (FOUR_BANDS + "normalization: {mean: [0, 0], std: [1, 1]}\n", "with 4 numbers each"),
+        ("normalization: {mean: [0, 0, 0], std: [1, 0, 1]}\n", "normalization must be `imagenet`"),
         ("normalization: {mean: [123, 116, 103], std: [58, 57, 57]}\n", "for values from 0 to 1"),
     ],
 )

@@ -64,12 +64,13 @@ def test_trainaug_reads_its_own_labels(tmp_path: Path) -> None:
 
 
 def test_lists_may_hold_paths_of_images_and_labels(tmp_path: Path) -> None:
-    names = ["2007_000032", "2007_000033"]
+    names = ["2007_000032", "frame.000033"]
     for name in names:
         add(tmp_path, "train", name)
     lines = [f"/JPEGImages/{name}.jpg /SegmentationClass/{name}.png\n" for name in names]
-    (tmp_path / "ImageSets/Segmentation/train.txt").write_text("".join(lines))
-    assert [record.identifier for record in VOC(tmp_path).listing().records] == names
+    for text in ("".join(lines), "\n".join(names)):
+        (tmp_path / "ImageSets/Segmentation/train.txt").write_text(text)
+        assert [record.identifier for record in VOC(tmp_path).listing().records] == names
 
 
 def test_trainval_is_read_where_it_is_the_only_list(tmp_path: Path) -> None:
