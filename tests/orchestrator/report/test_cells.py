@@ -1,10 +1,19 @@
 """The text of the cells of a report's tables."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from orchestrator.report.cells import difference_text, seeds_text, significant_text, unscored
+from orchestrator.report.cells import (
+    difference_text,
+    gflops_text,
+    hours_text,
+    row_difference,
+    seeds_text,
+    significant_text,
+    unscored,
+)
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row, build_rows
 from orchestrator.report.significance import Difference
@@ -69,3 +78,26 @@ def test_difference_has_its_interval_or_half_the_width_of_that_over_images(
 ) -> None:
     difference = Difference("a", 1.0, {0: 1.0}, interval=interval, image_interval=images)
     assert difference_text(difference) == text
+
+
+def test_difference_that_is_not_of_equal_trainings_is_marked() -> None:
+    row, difference = row_of([None, None]), Difference("a", 1.0, {0: 1.0})
+    assert row_difference(row, difference) == "+1.00"
+    assert row_difference(replace(row, mixed_difference=True), difference) == "+1.00\u00a0†"
+    assert row_difference(replace(row, incomparable="another split"), difference) == "‡"
+    assert row_difference(row, None) == "-"
+
+
+@pytest.mark.parametrize(
+    ("value", "hours", "gflops"),
+    [
+        (123.46, "123.5", "123.5"),
+        (0.876, "0.88", "0.88"),
+        (0.0123, "0.012", "0.012"),
+        (None, "-", "-"),
+    ],
+)
+def test_small_costs_have_two_significant_digits(
+    value: float | None, hours: str, gflops: str
+) -> None:
+    assert (hours_text(value), gflops_text(value)) == (hours, gflops)

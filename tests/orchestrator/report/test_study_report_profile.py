@@ -50,7 +50,10 @@ published:
     report = StudyReport(study, store, costs=profile_costs(study)).read()
     (_, table), *_ = report.tables
     first = [column.name for column in table.columns].index("GFLOPs")
-    ours, theirs = table.columns[first : first + 2]
+    ours, theirs, differences = table.columns[first : first + 3]
+    costs = [row.gflops for row in report.rows]
+    expected = [f"{100 * (cost - 0.02) / 0.02:+.2f} %" for cost in costs if cost is not None]
+    assert differences.values == (*expected, "-")
     assert all(0.005 < float(text) < 0.1 for text in ours.values[:2])
     assert theirs.values == ("0.02", "0.02", "0.034")
     lines = report.records()
