@@ -7,9 +7,12 @@ import pytest
 
 from orchestrator.report.classes import ClassDifference, ClassLine, HeatMap
 from orchestrator.report.columns import Column
+from orchestrator.report.figures import LOSS, MIOU
 from orchestrator.report.html import render_page
+from orchestrator.report.notes import Notes
 from orchestrator.report.table import Table
 from tests.support.fabricated_studies import PLAIN, fabricate_study, report_of
+from tests.support.known_results import known_grid
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -43,3 +46,24 @@ def test_many_rows_and_long_labels_fit_on_page_and_paper(
     style = text.partition("@media print")[2].partition("</style>")[0]
     assert "max-height" in style  # taller charts would be cut
     assert ".charts { display: block; }" in style
+
+
+def test_page_counts_scores_and_shows_the_last_values() -> None:
+    study, found = known_grid()
+    curves = {LOSS: [(1, 2.5), (2, 0.75), (3, 0.625)], MIOU: [(1, 0.25), (3, 0.5)]}
+    text = render_page(
+        study,
+        found.rows,
+        [],
+        Notes((), (), (), ()),
+        [],
+        {},
+        lambda result, metric: curves[metric],
+        lambda result: f"http://runs/{result.trial.name}",
+        "",
+        {},
+    )
+    assert re.search(r"17 of 18 trials\s+have a score", text)
+    last = re.findall(r"<title>last (.*?)</title>", text)
+    assert set(last[::2]) == {"0.625"}
+    assert set(last[1::2]) == {"0.5"}

@@ -1,12 +1,23 @@
 """The report's tables, independent of the output format."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from orchestrator.report.columns import Column
 from orchestrator.report.comparisons import Comparisons
 from orchestrator.report.rows import build_rows
-from orchestrator.report.table import Table, cell_titles, grid_table, main_table, overall_table
+from orchestrator.report.table import (
+    Table,
+    applies_to,
+    cell_titles,
+    grid_table,
+    main_table,
+    overall_table,
+    published_in_grid,
+)
+from orchestrator.study.published import PublishedRow
 from tests.support.known_results import GRID_SCORES, known_grid, known_result, study_of
 
 AXES = (
@@ -127,6 +138,27 @@ def test_grid_table_has_the_columns_of_each_cell() -> None:
     assert significant["difference", "8"] == {1, 2}
     for column in table.columns:
         assert column.bold == significant.get((column.key, column.group), set())
+
+
+@pytest.mark.parametrize(
+    ("when", "in_grid", "applies"),
+    [
+        ({}, False, True),
+        ({"training.batch": 8}, True, True),
+        ({"training.batch": [8, 16], "data.dataset": "streets"}, True, True),
+        ({"training.batch": 8, "data.dataset": "woods"}, True, False),
+        ({"training.batch": 16}, True, False),
+    ],
+)
+def test_published_rows_are_for_the_cells_of_their_condition(
+    when: dict[str, Any], in_grid: bool, applies: bool
+) -> None:
+    grid = {"training.batch": [8, 16], "data.dataset": ["streets", "woods"]}
+    study = study_of(variants={"a": {}}, grid=grid)
+    row = PublishedRow("X", 70.0, when=when)
+    assert published_in_grid(study, [row]) == [row] * in_grid
+    assert applies_to(row, {"training.batch": 8, "data.dataset": "streets"}) == applies
+    assert applies_to(row, {"model.channels": 8})  # no axis of the condition
 
 
 def test_overall_table_has_the_differences_of_each_cell_and_their_mean() -> None:
