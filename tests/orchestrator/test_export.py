@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from models import FENetConfig, split_output
 from orchestrator.evaluation import export_model
@@ -22,6 +22,7 @@ from orchestrator.evaluation.trained_model import load_model
 from orchestrator.export import main
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import open_dataset
+from pipelines.data.image_format import ImageFormat
 from pipelines.data.normalization import normalize
 from pipelines.model_directory import write_model_directory
 from pipelines.network import export
@@ -67,6 +68,26 @@ def test_metadata_names_a_directory_without_its_path(model: Path) -> None:
     loaded = load_model(f"{model}/", None)
     assert export_model.model_metadata(loaded)["model"] == "model"
     assert export_model.model_metadata(replace(loaded, name=name))["model"] == name
+
+
+def test_metadata_says_how_images_become_the_input(model: Path) -> None:
+    loaded = load_model(str(model), None)
+    deep = ImageFormat(4, 16, (100, 9000), (0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 0.8))
+    metadata = export_model.model_metadata(
+        replace(loaded, class_list=replace(loaded.class_list, images=deep)), (40, 56)
+    )
+    assert metadata["input"] == (
+        "images: float32 (1, 4, 40, 56), 4 channels from 0 to 1, where 100 is 0, 9000 is 1 and "
+        "other values are clipped, minus mean, divided by std"
+    )
+    assert metadata["output"].startswith("logits: float32 (1, classes, 40, 56); ")
+    assert (metadata["bits"], metadata["scale"]) == (16, [100, 9000])
+    assert (metadata["mean"], metadata["std"]) == ([0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8])
+    assert metadata["palette"] == [list(entry.color) for entry in loaded.class_list.classes]
+    plain = export_model.model_metadata(loaded)["input"]
+    assert plain == (
+        "images: float32 (batch, 3, height, width), RGB from 0 to 1, minus mean, divided by std"
+    )
 
 
 @pytest.mark.slow
@@ -199,6 +220,8 @@ def test_model_directory_is_not_overwritten(
     assert main([str(model), "--out", f"{model}/../model"]) == 2
     assert "is the directory of the model itself; choose another folder" in capsys.readouterr().out
     assert {file.name: file.read_bytes() for file in model.iterdir()} == before
+    assert main([str(model), "--out", str(model / WEIGHTS_FILE)]) == 2
+    assert "is a file; choose a folder" in capsys.readouterr().out
 
 
 def test_network_of_one_size_is_checked_on_it(
@@ -252,8 +275,11 @@ def test_files_of_another_export_are_not_mixed_in(
     assert {file: file.read_text() for file in out.iterdir()} == before
     for name in ("model.onnx", "model.pt2"):
         (out / name).unlink()
-    for _ in range(2):  # the same files are replaced
-        assert main([str(model), "--out", str(out), "--format", "safetensors"]) == 0
+    for name in ("experiment.yaml", WEIGHTS_FILE):  # the same files are replaced
+        (out / name).write_text("older")
+    assert main([str(model), "--out", str(out), "--format", "safetensors"]) == 0
+    assert load_file(out / WEIGHTS_FILE).keys() == load_file(model / WEIGHTS_FILE).keys()
+    assert (out / "experiment.yaml").read_text() != "older"
 
 
 class _Deciding(torch.nn.Module):

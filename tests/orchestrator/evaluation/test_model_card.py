@@ -1,6 +1,7 @@
 """The model card; the hub's own library reads its metadata."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,8 @@ OPTIONS = CardOptions("fenet", FILES, "user/fenet", "apache-2.0")
 
 
 def test_metadata_holds_the_scores() -> None:
-    card = ModelCard(model_card(MODEL, RUN, SCORES, OPTIONS))
+    classes_only = RecordedScores("slid", FINGERPRINT, "val", "slide", 9, {"iou/road": 0.5})
+    card = ModelCard(model_card(MODEL, RUN, [*SCORES, classes_only], OPTIONS))
     data = card.data
     assert (data.library_name, data.license) == ("segmentation-orchestrator", "apache-2.0")
     assert (data.pipeline_tag, data.datasets) == ("image-segmentation", ["cityscapes"])
@@ -161,6 +163,46 @@ def test_card_says_whether_the_scored_images_were_trained_on(split: str, trained
 def test_card_says_how_its_checkpoint_was_selected(checkpoint: str) -> None:
     text = model_card(replace(MODEL, checkpoint=checkpoint), RUN, [], OPTIONS)
     assert ("selected as the best on the validation split" in text) == (checkpoint == "best")
+
+
+def test_card_of_a_training_of_steps_has_its_steps_and_size() -> None:
+    training = replace(MODEL.experiment.training, epochs=None, steps=900)
+    model = replace(
+        MODEL,
+        experiment=replace(MODEL.experiment, training=training),
+        network=torch.nn.Linear(1000, 1999, bias=False),
+    )
+    text = model_card(model, RUN, [], OPTIONS)
+    assert "| length | 900 steps (60 epochs trained) |" in text
+    assert "flows: detail, semantic, 2.00 M parameters" in text
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"status": "FAILED"}, "is not finished: the state of its run is FAILED"),
+        ({"status": "FAILED", "stopped_early": True}, "early stopping of a search ended its train"),
+        ({}, None),
+    ],
+)
+def test_card_says_that_a_training_was_not_finished(
+    state: dict[str, Any], message: str | None
+) -> None:
+    text = model_card(MODEL, replace(RUN, **state), SCORES[1:], OPTIONS)
+    found = [line for line in text.splitlines() if "ended its" in line or "not finished" in line]
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]
+    # Nothing was scored on the validation split.
+    assert "validation split" not in text
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_card_has_code_for_images_that_it_can_read(channels: int) -> None:
+    images = ImageFormat(channels, mean=(0.5,) * channels, std=(0.5,) * channels)
+    model = replace(MODEL, class_list=replace(MODEL.class_list, images=images))
+    text = model_card(model, RUN, [], replace(OPTIONS, size=(40, 56)))
+    assert ("With onnxruntime, for one image of 40 x 56 pixels:" in text) == (channels == 3)
+    assert ("onnxruntime.InferenceSession(" in text) == (channels == 3)
 
 
 def test_edited_card_is_recognized() -> None:
