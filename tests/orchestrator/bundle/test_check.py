@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from orchestrator.bundle.__main__ import main
+from orchestrator.bundle.check import scores_of
 from orchestrator.bundle.content import Bundle, pack_directory
+from pipelines.evaluation.counts import Counts
 
 
 def edit(file: Path, change: Callable[[str], str]) -> None:
@@ -112,13 +115,24 @@ def test_missing_table_is_found_once(
     assert line.endswith(" tables/table.csv is missing")
 
 
-def test_table_with_another_number_of_lines_is_found(
-    bundle: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.pop(), "the table has 1 lines, but the counts give 2"),
+        (lambda table: table[1].update(more=1.0), "more is 1.0 in the table, but the counts give "),
+        (lambda table: table[1].pop("difference"), "difference is None in the table, but the "),
+    ],
+)
+def test_table_with_other_lines_or_columns_is_found(
+    bundle: Path,
+    change: Callable[[Any], object],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    edit_description(bundle, lambda document: document["table"].pop())
+    edit_description(bundle, lambda document: change(document["table"]))
     capsys.readouterr()
     assert main([str(bundle), "--check"]) == 1
-    assert "the table has 1 lines, but the counts give 2" in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 def test_runs_of_another_code_version_than_the_sources_are_named(
@@ -144,6 +158,16 @@ def test_changed_counts_are_found(bundle: Path, capsys: pytest.CaptureFixture[st
     assert "counts.arrow was changed" in output
     assert "counts.arrow: not in the bundle" in output
     assert "statistics.arrow is missing" in output
+
+
+def test_classes_that_are_never_right_have_a_score_but_absent_ones_have_none() -> None:
+    """Three images of two labeled classes; the second is always predicted as the first."""
+    values = np.array([[(6, 2, 0), (0, 0, 2), (0, 0, 0)]] * 3)
+    scores = scores_of(Counts(("x", "y", "z"), (None,) * 3, ("road", "pole", "sky"), values))
+    assert (scores["iou/road"], scores["iou/pole"]) == (pytest.approx(0.75), 0.0)
+    assert "iou/sky" not in scores
+    assert scores["miou"] == pytest.approx(0.375)
+    assert scores["pixel_accuracy"] == pytest.approx(0.75)
 
 
 def other_images(table: pa.Table) -> pa.Table:
@@ -207,10 +231,15 @@ def test_other_files_are_rejected(
         lambda document: "bundle",
         lambda document: {**document, "version": "1"},
         lambda document: {**document, "version": True},
+        lambda document: {**document, "version": document["version"] + 1},
         lambda document: {**document, "format": [1]},
         lambda document: {**document, "runs": []},
         lambda document: {**document, "runs": {"a, seed 0": {"metrics": 3}}},
         lambda document: {**document, "codes": {}},
+        lambda document: {
+            **document,
+            "runs": {**document["runs"], "c, seed 0": document["runs"]["a, seed 0"]},
+        },
         lambda document: {**document, "sources": {"0": {"files": [1]}}},
         lambda document: {key: value for key, value in document.items() if key != "table"},
     ],

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from orchestrator.bundle.check import bundled_study
 from orchestrator.bundle.content import Bundle, pack_directory
 from orchestrator.study.load import load_study
 from orchestrator.study.sampling import SearchSample
+from pipelines.data.dataset import open_dataset
+from pipelines.preparation.embedded import prepare_streets
 from tests.support.fabricated_studies import PLAIN, fabricate, fabricate_study, write_study
 from tests.support.own_metric import WRONG
 
@@ -67,10 +70,16 @@ def test_bundle_of_a_search_has_its_samples(
 def test_zip_of_an_incomplete_study(
     tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = fabricate_study(tmp_path, small_streets, PLAIN, fates={"b": "missing"})
+    """Two of its rows have the same training."""
+    file = fabricate_study(
+        tmp_path, small_streets, f"{PLAIN}  same: {{}}\n", fates={"b": "missing"}
+    )
     archive = tmp_path / "bundle.zip"
     arguments = [str(file), "--storage", str(own_store), "--out", str(archive)]
     assert main(arguments) == 1
+    assert "bundle.zip, with the counts of 2 trials" in capsys.readouterr().out
+    with zipfile.ZipFile(archive) as bundle:
+        assert len([name for name in bundle.namelist() if name.endswith("counts.arrow")]) == 1
     assert main(arguments) == 2
     assert f"--out {archive} exists" in capsys.readouterr().out
     assert main([str(archive), "--check"]) == 0
@@ -98,17 +107,41 @@ def test_own_modules_travel_with_the_bundle(
     assert main([str(out), "--check"]) == 0
 
 
-def test_bundle_names_initial_weights_as_the_study(
+def test_bundle_names_data_and_initial_weights_as_the_study(
     tmp_path: Path, small_streets: Path, own_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(dict(build_backbone("dfnet1", None, False).state_dict()), "dfnet1.pth")
+    shutil.copytree(small_streets, "streets")
     text = PLAIN.replace("training: {", "training: {backbone_weights: dfnet1.pth, ")
-    file = fabricate_study(tmp_path, small_streets, text)
+    file = fabricate_study(tmp_path, Path("streets"), text)
     out = tmp_path / "bundle"
     assert main([str(file), "--storage", str(own_store), "--out", str(out)]) == 0
-    assert Bundle.read(out).runs["a"].weights == ("dfnet1.pth", None)
+    run = Bundle.read(out).runs["a"]
+    assert (run.dataset, run.weights) == ("streets", ("dfnet1.pth", None))
     assert str(tmp_path) not in (out / "bundle.json").read_text()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_bundle_has_the_manifest_of_the_trained_data_only(
+    tmp_path: Path, small_streets: Path, own_store: Path, moved: bool
+) -> None:
+    """The storage has another data set, and the trained one unless it was deleted."""
+    dataset = shutil.copytree(small_streets, tmp_path / "streets")
+    file = fabricate_study(tmp_path, dataset, PLAIN)
+    (own_store / "datasets").mkdir()
+    prepare_streets(own_store / "datasets" / "a", train=3, val=2, size=(32, 64))
+    if moved:
+        dataset.rename(own_store / "datasets" / "b")
+    else:
+        shutil.rmtree(dataset)
+    out = tmp_path / "bundle"
+    assert main([str(file), "--storage", str(own_store), "--out", str(out)]) == 0
+    (entry,) = Bundle.read(out).datasets
+    trained = open_dataset(small_streets).manifest
+    assert entry["fingerprint"] == trained.fingerprint
+    manifests = [path.read_text() for path in out.glob("datasets/*.json")]
+    assert manifests == [trained.to_json()] * moved
 
 
 @pytest.mark.slow
@@ -152,9 +185,11 @@ def test_configurations_of_saved_models_travel_with_the_bundle(
 
 
 def test_zip_of_a_folder_is_checked(bundle: Path, tmp_path: Path) -> None:
-    """As most programs pack a bundle that was unpacked."""
+    """As most programs pack a bundle that was unpacked, and with the files that macOS adds."""
     (tmp_path / "outer").mkdir()
     bundle.rename(tmp_path / "outer" / "supplement")
+    for name in (".DS_Store", "tables/._table.csv"):
+        (tmp_path / "outer" / "supplement" / name).write_bytes(b"Mac OS X")
     assert main([str(pack_directory(tmp_path / "outer", tmp_path / "packed.zip")), "--check"]) == 0
 
 
