@@ -170,8 +170,9 @@ def _compare(
             same += [f"{metric} of {len(before)} epochs"] if before else []
             continue
         pairs = zip(before, after, strict=False)
-        first = next((int(old[0]) for old, new in pairs if old != new), "the last")
-        problems.append(f"{metric}, from epoch {first} on")
+        first = next((int(old[0]) for old, new in pairs if old != new), None)
+        length = f"of {len(after)} epochs instead of {len(before)}"
+        problems.append(f"{metric}, {length if first is None else f'from epoch {first} on'}")
     return same, problems
 
 

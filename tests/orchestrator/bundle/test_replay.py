@@ -61,7 +61,7 @@ def test_replay_compares_bit_for_bit(
     assert result.same == ()
     assert result.problems == (
         "train/loss, from epoch 2 on",
-        "val/miou, from epoch the last on",
+        "val/miou, of 3 epochs instead of 4",
         "the counts by image and class",
     )
     assert result.notes == ("workers is 1 here and 2+1 in bundle.json",)
