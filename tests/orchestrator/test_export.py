@@ -1,6 +1,7 @@
 """A trained model as files for other programs."""
 
 import json
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -240,8 +241,9 @@ def test_network_of_one_size_is_checked_on_it(
         assert advice in printed.out
         assert printed.err == ""
         assert list(out.iterdir()) == []
-    assert main([*arguments, "--size", "32x48"]) == 0
-    assert "4 images, resized, of" in capsys.readouterr().out
+    other = shutil.copytree(small_streets, tmp_path / "other")
+    assert main([*arguments, "--size", "32x48", "--dataset", str(other), "--split", "train"]) == 0
+    assert f"4 images, resized, of {other} train" in capsys.readouterr().out
     images = torch.zeros(1, 3, 32, 48)
     with torch.no_grad():
         expected = load_model(model, None).network(images)
