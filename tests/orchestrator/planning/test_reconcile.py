@@ -2,12 +2,14 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from orchestrator.planning.reconcile import Decision, ReconcileOptions, decide
+from orchestrator.planning.reconcile import Decision, ReconcileOptions, decide, reconcile
 from orchestrator.study.trial_state import TrialState
 from orchestrator.tracking.runs import RunStatus, TrialRun
+from tests.support.planned_study import resolved
 
 STUDY, CODE = "table", "new"
 
@@ -143,3 +145,21 @@ def test_finished_trials_are_not_trained_again_and_other_studies_are_not_touched
         if chosen.finished and chosen.action != "train":
             assert chosen.run is not None
             assert chosen.run.status == "FINISHED"
+
+
+def test_trials_are_matched_with_runs_of_their_settings_and_code(file: Path) -> None:
+    """Whatever their names: `first` has the settings of a row of another study."""
+    study, (first, second, *others) = resolved(file)
+    run = replace(record("FINISHED", study="other", code=first.code), identity=first.identity)
+    older = replace(record("FINISHED", study=study.config.study, code="old"), run_id="older")
+    found = reconcile(
+        [first, second, *others],
+        {first.identity: [run], second.identity: [older], first.name: [older]},
+        study.config.study,
+        ReconcileOptions(),
+    )
+    states = {name: (str(each.state), each.action) for name, each in found.items()}
+    assert states.pop(first.name) == ("finished", "link")
+    assert states.pop(second.name) == ("stale", "leave")
+    assert states == {trial.name: ("missing", "train") for trial in others}
+    assert (found[first.name].run, found[second.name].run) == (run, older)
