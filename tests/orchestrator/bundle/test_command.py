@@ -12,6 +12,7 @@ from models.backbones import build_backbone
 from orchestrator.bundle.__main__ import main
 from orchestrator.bundle.check import bundled_study
 from orchestrator.bundle.content import Bundle, pack_directory
+from orchestrator.bundle.saved_models import missing_weights
 from orchestrator.study.load import load_study
 from orchestrator.study.sampling import SearchSample
 from pipelines.data.dataset import open_dataset
@@ -172,7 +173,10 @@ def test_configurations_of_saved_models_travel_with_the_bundle(
     shutil.rmtree(saved.parent)
     moved = out.rename(tmp_path / "elsewhere")
     assert [path.name for path in (moved / "models" / "1-small").iterdir()] == ["config.json"]
-    assert (tmp_path / "whole" / "models" / "1-small" / "model.safetensors").is_file()
+    weights = "models/1-small/model.safetensors"
+    whole = tmp_path / "whole"
+    assert missing_weights(str(moved / weights), moved) == "1-small"
+    assert missing_weights(str(whole / weights), whole) is None
     assert main([str(moved), "--check"]) == 0
     content = Bundle.read(moved)
     assert content.runs["b"].weights == ("./models/1-small/model.safetensors", None)
