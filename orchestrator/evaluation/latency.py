@@ -1,9 +1,10 @@
 """Measures the latency of each finished trial's network on the device that the study trains on."""
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,12 @@ def _measure(model: TrainedModel, config: LatencyConfig, threads: int) -> tuple[
     use_gpu = torch.cuda.is_available()
 
     def prepare() -> Callable[[], Any]:
-        numerics = to_device(model)
+        # On a CPU, the weights of the loaded network would not count as growth.
+        loaded = model if use_gpu else replace(model, network=copy.deepcopy(model.network))
+        numerics = to_device(loaded)
         shape = (config.batch, model.image_format.channels, height, width)
         images = numerics.to_memory_format(torch.randn(shape, device=numerics.device))
-        network = model.network.eval()
+        network = loaded.network.eval()
 
         def run() -> Any:
             with numerics.autocast():

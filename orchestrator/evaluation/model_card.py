@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from models.config import LossTermConfig
 from orchestrator.evaluation.hub_metadata import TITLES, dataset_name, hub_metadata, ordered
 from orchestrator.evaluation.recorded_scores import RecordedScores
 from orchestrator.evaluation.trained_model import TrainedModel
@@ -25,6 +26,10 @@ _CHECKPOINTS = {
     "is optimistic; compare the last checkpoint with published numbers.",
     "model": "Which checkpoint of a training this is was not recorded.",
 }
+_BEST_TRIAL = (
+    "Its training was selected among those of its study by this score, which is therefore "
+    "optimistic; the table of the study has the means over seeds."
+)
 _SEED = (
     "It is one training with one seed. Another seed gives another score, and the card does not say "
     "how different."
@@ -174,9 +179,17 @@ def _training(model: TrainedModel, run: TrialRun | None) -> list[tuple[str, obje
             f"{optimizer.name}, learning rate {training.learning_rate:g}, "
             f"weight decay {training.weight_decay:g}, schedule {schedule.name}",
         ),
-        ("loss", ", ".join(term.name for term in training.loss.term_configs)),
+        ("loss", ", ".join(map(_weighted, training.loss.term_configs))),
         ("seed", experiment.seed),
     ]
+    groups = [f"no decay of {each}" for each in optimizer.no_decay]
+    groups += [f"{each}: {rate:g} times the rate" for each, rate in optimizer.rate_factors.items()]
+    if optimizer.layer_decay is not None:
+        groups.append(f"layer decay {optimizer.layer_decay.factor:g}")
+    if groups:
+        rows.append(("parameter groups", ", ".join(groups)))
+    if training.ema is not None:
+        rows.append(("weights", f"exponential moving average, decay {training.ema:g}"))
     starts = (("backbone", training.backbone_weights), ("whole network", training.init))
     digests = run.digests if run is not None else (None, None)
     for (part, location), digest in zip(starts, digests, strict=True):
@@ -184,6 +197,10 @@ def _training(model: TrainedModel, run: TrialRun | None) -> list[tuple[str, obje
             named = without_folder(location)
             rows.append((f"initial weights, {part}", named + (f" ({digest})" if digest else "")))
     return rows
+
+
+def _weighted(term: LossTermConfig) -> str:
+    return term.name if term.weight == 1 else f"{term.weight:g} x {term.name}"
 
 
 def _network(model: TrainedModel) -> str:
@@ -237,6 +254,8 @@ def _limits(
 ) -> Iterable[str]:
     data = model.experiment.data
     yield _CHECKPOINTS[model.checkpoint]
+    if re.fullmatch(r"models:/[^/]+@best", model.name):
+        yield _BEST_TRIAL
     if any(each.split == data.validation_split for each in scores):
         overlap = splits_overlap(data.trained_on, data.validation_split or "")
         yield _TRAINED_ON if overlap else _VALIDATION

@@ -177,12 +177,22 @@ def _footnotes(
         yield "GFLOPs: billions of multiply-adds for one training crop.", "gflops"
     yield from latency_notes(study.config, rows)
     if any(row.hours is not None for row in rows) and study.config.sampling is None:
+        yield from _speed(study.config.report.columns)
+
+
+def _speed(columns: Sequence[str] | None) -> Iterable[tuple[str, ...]]:
+    """Yield the notes on the speed of training. columns: of the study; None for the default."""
+    throughput, hours = "images_per_second", "hours"
+    if columns is None or {throughput, hours} <= set(columns):
         yield (
             "Images/s is training throughput, hours the time of one training; both are means over "
             "the row's trials.",
-            "images_per_second",
-            "hours",
+            throughput,
+            hours,
         )
+        return
+    yield "Images/s is training throughput, the mean over the row's trials.", throughput
+    yield "Hours: the time of one training, the mean over the row's trials.", hours
 
 
 def _sampling(study: Study) -> Iterable[tuple[str, ...]]:

@@ -173,7 +173,7 @@ class SweepController:
             self.study.config.study,
             status,
             len(self.trials),
-            len(self.finished),
+            self.finished,
             self.failures,
             self._limit_reached() or "",
             self.store.page_address(study_run.experiment_id, study_run.parent_id),

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -47,21 +47,26 @@ def message(
     study: str,
     status: RunStatus,
     trials: int,
-    finished: int,
+    finished: Collection[str],
     failures: Mapping[str, str],
     reason: str,
     page: str,
 ) -> dict[str, object]:
     """Return the JSON object of a message.
 
-    failures: causes by trial name. reason: why the study is held. page: address of its table.
+    trials: their number. finished: names of the finished ones. failures: by trial name, why it
+    failed, or which evaluation of a finished one is missing and why. reason: why the study is
+    held. page: address of its table.
     """
     word = _WORDS[status]
-    text = f"{study}: {word}, {finished} of {trials} trials finished"
-    if failures:
-        name, cause = next(iter(failures.items()))
-        others = f", and {len(failures) - 1} more failed" if len(failures) > 1 else ""
-        text += f"; {name} failed: {cause.partition(chr(10))[0]}{others}"
+    text = f"{study}: {word}, {len(finished)} of {trials} trials finished"
+    failed = {name: cause for name, cause in failures.items() if name not in finished}
+    incomplete = {name: cause for name, cause in failures.items() if name in finished}
+    for state, causes in (("failed", failed), ("incomplete", incomplete)):
+        if causes:
+            name, cause = next(iter(causes.items()))
+            others = f", and {len(causes) - 1} more {state}" if len(causes) > 1 else ""
+            text += f"; {name} {state}: {cause.partition(chr(10))[0]}{others}"
     if reason:
         text += f"; {reason}"
     return {
@@ -69,8 +74,9 @@ def message(
         "study": study,
         "status": word,
         "trials": trials,
-        "finished": finished,
-        "failed": dict(failures),
+        "finished": len(finished),
+        "failed": failed,
+        "incomplete": incomplete,
         "page": page,
     }
 

@@ -125,10 +125,7 @@ def export_program(
                 dynamic_shapes=dynamic,
             )
     except _TooSlow:
-        raise ExportError(
-            "torch.export did not finish this network for all sizes in "
-            f"{_PATIENCE / 60:g} minutes of processor time; {ONE_SIZE}"
-        ) from None
+        raise _too_slow("torch.export") from None
     except Exception as error:  # torch has many classes for this
         if size:
             raise ExportError(
@@ -163,8 +160,9 @@ def save_onnx(program: ExportedProgram, file: Path, metadata: Mapping[str, Any])
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # without torchvision, it warns about operators of torchvision
+    limit = _within(_PATIENCE if program.range_constraints else None)
     try:
-        with warnings.catch_warnings():
+        with limit, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             onnx = torch.onnx.export(
                 program,
@@ -174,6 +172,8 @@ def save_onnx(program: ExportedProgram, file: Path, metadata: Mapping[str, Any])
                 output_names=[_OUTPUT],
                 verbose=False,
             )
+    except _TooSlow:
+        raise _too_slow("torch.onnx") from None
     except Exception as error:
         raise ExportError(
             f"torch.onnx cannot export this network ({first_line(error)}); use --format torch"
@@ -206,6 +206,13 @@ def _name_axes(model: Any) -> None:
                 else names.get(str(size), str(size))
                 for size in value.shape
             )
+
+
+def _too_slow(program: str) -> ExportError:
+    return ExportError(
+        f"{program} did not finish this network for all sizes in {_PATIENCE / 60:g} minutes of "
+        f"processor time; {ONE_SIZE}"
+    )
 
 
 def first_line(error: BaseException) -> str:

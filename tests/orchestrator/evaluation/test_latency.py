@@ -96,6 +96,8 @@ def test_measurement_is_recorded(
     metrics = store.trial_run(run_id).metrics
     low, median, high = (metrics[f"eval/latency/latency_ms{end}"] for end in ("_p5", "", "_p95"))
     assert 0 < low <= median <= high
+    weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    assert metrics["eval/latency/inference_memory_gib"] > 0.9 * weights / 2**30
     file = store.download_file(run_id, "eval/latency/milliseconds.json", tmp_path)
     times = json.loads(file.read_text())
     assert len(times) == len(shapes) - 2  # two are not counted

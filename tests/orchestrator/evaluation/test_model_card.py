@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from models import FENetConfig
+from models import FENetConfig, LossConfig
+from models.config import LossTermConfig
 from orchestrator.evaluation.model_card import CardOptions, is_edited, model_card, without_folder
 from orchestrator.evaluation.recorded_scores import RecordedScores
 from orchestrator.evaluation.trained_model import TrainedModel
@@ -22,7 +23,7 @@ from pipelines.data.image_format import ImageFormat
 from pipelines.data.manifest import ClassInfo
 from pipelines.model_directory import ClassList
 from pipelines.network.config import NetworkConfig
-from pipelines.training.config import TrainingConfig
+from pipelines.training.config import LayerDecay, OptimizerConfig, TrainingConfig
 from pipelines.training.experiment import Experiment
 
 FINGERPRINT = "f" * 64
@@ -165,6 +166,34 @@ def test_card_says_whether_the_scored_images_were_trained_on(split: str, trained
 def test_card_says_how_its_checkpoint_was_selected(checkpoint: str) -> None:
     text = model_card(replace(MODEL, checkpoint=checkpoint), RUN, [], OPTIONS)
     assert ("selected as the best on the validation split" in text) == (checkpoint == "best")
+
+
+@pytest.mark.parametrize("name", ["models:/ablations@best", "models:/ablations/1", "runs:/1/model"])
+def test_card_says_that_its_training_was_selected(name: str) -> None:
+    text = model_card(replace(MODEL, name=name), RUN, SCORES, OPTIONS)
+    assert ("selected among those of its study" in text) == (name == "models:/ablations@best")
+
+
+def test_card_names_the_parts_of_the_optimization() -> None:
+    training = replace(
+        MODEL.experiment.training,
+        ema=0.99,
+        loss=LossConfig(terms=(LossTermConfig("dice", weight=0.5), "cross-entropy")),
+        optimizer=OptimizerConfig(
+            "adamw",
+            no_decay=("norm",),
+            rate_factors={"backbone.*": 0.1},
+            layer_decay=LayerDecay(0.9, ("backbone.#.*",)),
+        ),
+    )
+    model = replace(MODEL, experiment=replace(MODEL.experiment, training=training))
+    lines = model_card(model, RUN, SCORES, OPTIONS).splitlines()
+    for line in (
+        "| loss | 0.5 x dice, cross-entropy |",
+        "| parameter groups | no decay of norm, backbone.*: 0.1 times the rate, layer decay 0.9 |",
+        "| weights | exponential moving average, decay 0.99 |",
+    ):
+        assert line in lines
 
 
 def test_card_of_a_training_of_steps_has_its_steps_and_size() -> None:

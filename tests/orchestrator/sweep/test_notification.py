@@ -19,7 +19,7 @@ CONTENT = message(
     "flows",
     "FAILED",
     12,
-    10,
+    [f"trial {number}" for number in range(10)],
     {"strong": "out of memory\nmore", "full": "lost"},
     "",
     "http://host/1",
@@ -113,5 +113,17 @@ def test_unusable_addresses_are_refused_before_training(monkeypatch: pytest.Monk
 
 
 def test_a_held_study_says_why() -> None:
-    content = message("flows", "KILLED", 3, 1, {}, "limits.gpu_hours is reached", "")
+    content = message("flows", "KILLED", 3, ["a"], {}, "limits.gpu_hours is reached", "")
     assert content["text"] == "flows: held, 1 of 3 trials finished; limits.gpu_hours is reached"
+
+
+def test_a_trained_trial_without_a_score_has_not_failed() -> None:
+    failures = {"a": "not scored under flip: stopped", "b": "out of memory"}
+    content = message("flows", "KILLED", 3, ["a", "c"], failures, "", "")
+    assert content["failed"] == {"b": "out of memory"}
+    assert content["incomplete"] == {"a": "not scored under flip: stopped"}
+    assert content["finished"] == 2
+    assert content["text"] == (
+        "flows: held, 2 of 3 trials finished; b failed: out of memory; "
+        "a incomplete: not scored under flip: stopped"
+    )
