@@ -19,7 +19,7 @@ from orchestrator.report.cells import (
 )
 from orchestrator.report.latency import latency_header, latency_values
 from orchestrator.report.rows import Row
-from orchestrator.report.scores import Score, find_score
+from orchestrator.report.scores import Score, find_score, shown_columns
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.sampling import value_text
@@ -85,9 +85,11 @@ def _requested(
         hidden = set() if len(variants_compared_to(rows)) > 1 else {"compared_to"}
         if config.kind != "table":
             hidden |= {"difference", "p"}
-        return [
-            _column(k, kind, rows, published_rows) for k, kind in kinds.items() if k not in hidden
-        ]
+        shown = {key: kind for key, kind in kinds.items() if key not in hidden}
+        others = (key for key in shown_columns(config) if key not in kinds)
+        by_metric = {key: _metric(config, rows, key) for key in others}
+        shown = {"miou": shown["miou"], **by_metric, **shown}
+        return [_column(key, kind, rows, published_rows) for key, kind in shown.items()]
     requested = {key: kinds.get(key) or _metric(config, rows, key) for key in keys}
     return [
         _column(key, replace(kind, drop_rank=min(kind.drop_rank, PAPER_RANK)), rows, published_rows)

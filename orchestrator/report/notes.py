@@ -10,7 +10,7 @@ from orchestrator.report.difference_notes import difference_notes, overall_notes
 from orchestrator.report.latency import latency_notes
 from orchestrator.report.results import Result
 from orchestrator.report.rows import Row, row_names
-from orchestrator.report.scores import find_score
+from orchestrator.report.scores import find_score, shown_columns
 from orchestrator.study.config import ProfileOptions
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.report_options import score_label
@@ -177,22 +177,12 @@ def _footnotes(
         yield "GFLOPs: billions of multiply-adds for one training crop.", "gflops"
     yield from latency_notes(study.config, rows)
     if any(row.hours is not None for row in rows) and study.config.sampling is None:
-        yield from _speed(study.config.report.columns)
-
-
-def _speed(columns: Sequence[str] | None) -> Iterable[tuple[str, ...]]:
-    """Yield the notes on the speed of training. columns: of the study; None for the default."""
-    throughput, hours = "images_per_second", "hours"
-    if columns is None or {throughput, hours} <= set(columns):
         yield (
             "Images/s is training throughput, hours the time of one training; both are means over "
             "the row's trials.",
-            throughput,
-            hours,
+            "images_per_second",
+            "hours",
         )
-        return
-    yield "Images/s is training throughput, the mean over the row's trials.", throughput
-    yield "Hours: the time of one training, the mean over the row's trials.", hours
 
 
 def _sampling(study: Study) -> Iterable[tuple[str, ...]]:
@@ -240,7 +230,7 @@ def _other_metrics(study: Study, rows: Sequence[Row]) -> Iterable[tuple[str, ...
             "of each image. They are not among the comparisons of the study, so they have no p.",
             *(f"difference/{key}" for key in keys),
         )
-    names = dict.fromkeys((*keys, *(study.config.report.columns or ())))
+    names = dict.fromkeys((*keys, *shown_columns(study.config)))
     scores = [find_score(study.config, rows, name) for name in names]
     lower = [score for score in scores if score is not None and not score.higher_is_better]
     if lower:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from orchestrator.report.latency import latency_record
 from orchestrator.report.rows import Row, is_finished
-from orchestrator.report.scores import find_score
+from orchestrator.report.scores import find_score, shown_columns
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.repetition import Repetition, repetition_text
 from orchestrator.study.sampling import SearchSample, value_text
@@ -79,9 +79,9 @@ def as_csv(records: Sequence[Mapping[str, Value]]) -> str:
 
 
 def _other_scores(study: Study, row: Row) -> dict[str, Value]:
-    """Return the scores and differences in `report.columns`, in the table's units."""
+    """Return the scores of `shown_columns` and the differences, in the table's units."""
     line: dict[str, Value] = {}
-    columns = [name for name in study.config.report.columns or () if name != "miou"]
+    columns = [name for name in shown_columns(study.config) if name != "miou"]
     for key in columns:
         score = find_score(study.config, [row], key)
         values = list(score.values(row).values()) if score is not None else []

@@ -56,6 +56,13 @@ class Score:
         return not counts.labeled[counts.classes.index(name)]
 
 
+def shown_columns(config: StudyConfig) -> tuple[str, ...]:
+    """Return the columns that a study asks for beyond the default ones: those of `report.columns`,
+    and the metric by which a search chooses."""
+    metric = () if config.sampling is None else (config.sampling.metric,)
+    return tuple(dict.fromkeys((*(config.report.columns or ()), *metric)))
+
+
 def find_score(config: StudyConfig, rows: Sequence[Row], key: str) -> Score | None:
     """Return the score of that name; None if there is no such metric in any evaluation."""
     kind, _, _ = key.partition("/")

@@ -1,9 +1,13 @@
 """The best sample of a search with known scores."""
 
+import pytest
+
+from orchestrator.report.columns import metric_columns
+from orchestrator.report.records import table_records
 from orchestrator.report.results import Result
-from orchestrator.report.rows import build_rows
+from orchestrator.report.rows import Row, build_rows
 from orchestrator.report.search import TunedRow, best_rows, tuned_rows
-from orchestrator.study.study import Trial
+from orchestrator.study.study import Study, Trial
 from orchestrator.study.trial_state import TrialState
 from tests.support.known_results import known_result, study_of
 
@@ -12,8 +16,8 @@ ERRORS = {(0, 0): 0.3, (0, 1): 0.1, (1, 0): 0.4, (1, 1): 0.5, (2, 0): 0.05, (2, 
 MIOU = {(0, 0): 70.0, (0, 1): 71.0, (1, 0): 75.0, (1, 1): 73.0, (2, 0): 68.0, (2, 1): 69.0}
 
 
-def tuned(metric: str, missing: tuple[int, int] | None = None) -> TunedRow:
-    """Return the only row of a search by a metric; one training may be missing."""
+def searched(metric: str, missing: tuple[int, int] | None = None) -> tuple[Study, list[Row]]:
+    """Return a search by a metric and its samples; one training may be missing."""
     study = study_of(
         kind="search",
         variants={"a": {"set": {"evaluation": {"metrics": ["calibration_error"]}}}},
@@ -30,10 +34,28 @@ def tuned(metric: str, missing: tuple[int, int] | None = None) -> TunedRow:
         metrics = {"val/miou": MIOU[key] / 100, "val/calibration_error": ERRORS[key]}
         return known_result(trial, MIOU[key], metrics=metrics)
 
-    rows = build_rows(study, [result(trial) for trial in study.trials])
+    return study, build_rows(study, [result(trial) for trial in study.trials])
+
+
+def tuned(metric: str, missing: tuple[int, int] | None = None) -> TunedRow:
+    """Return the only row of a search; see `searched`."""
+    study, rows = searched(metric, missing)
     (row,) = tuned_rows(study, rows)
     assert best_rows(study, rows) == [row.best]
     return row
+
+
+def test_scores_of_the_metric_are_in_the_table_of_all_samples_and_in_its_csv() -> None:
+    study, rows = searched("calibration_error")
+    columns = {each.key: each for each in metric_columns(study.config, rows, ())}
+    assert list(columns)[:3] == ["miou", "calibration_error", "n"]
+    column = columns["calibration_error"]
+    assert [text.partition(" ")[0] for text in column.values] == ["20.0", "45.0", "10.0"]
+    assert [line["calibration_error_mean"] for line in table_records(study, rows, ())] == [
+        pytest.approx(value) for value in (20, 45, 10)
+    ]
+    study, rows = searched("miou")
+    assert [each.key for each in metric_columns(study.config, rows, ())][:2] == ["miou", "n"]
 
 
 def number(row: TunedRow) -> int:
