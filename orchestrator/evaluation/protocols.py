@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.progress import Progress
 
 from orchestrator.evaluation.missing import Evaluations, MissingEvaluation, finished_trials
-from orchestrator.evaluation.records import is_current, log_scores
+from orchestrator.evaluation.records import log_scores, missing_protocols
 from orchestrator.evaluation.scoring import Ending, count
 from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.study.resolved import ResolvedTrial
@@ -40,22 +40,12 @@ def missing_scores(
     evaluations: Callable[[str], Evaluations],
 ) -> Iterator[MissingScore]:
     """Yield the missing scores, once for each run and protocol. run_ids: of the finished trials, by
-    trial name; evaluations: returns the recorded evaluations of a run.
-
-    A trial without a validation split is only scored under protocols that name a split.
-    """
+    trial name; evaluations: returns the recorded evaluations of a run."""
     seen: set[tuple[str, str]] = set()
     if not study.config.protocols:
         return
     for trial, run_id in finished_trials(trials, run_ids):
-        recorded = evaluations(run_id)
-        fingerprint = trial.dataset.manifest.fingerprint
-        for name, protocol in study.config.protocols.items():
-            split = study.config.scored_split(name, trial.experiment.data.validation_split)
-            if split is None:
-                continue
-            config = protocol.evaluation(trial.experiment.evaluation)
-            tags = recorded.get(name, {})
-            if (run_id, name) not in seen and not is_current(tags, config, fingerprint, split):
+        for name, split, config in missing_protocols(study, trial, evaluations(run_id)):
+            if (run_id, name) not in seen:
                 seen.add((run_id, name))
                 yield MissingScore(trial, run_id, name, split, config)

@@ -2,13 +2,15 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.registry import is_class_name
 from orchestrator.study.identity import code_version, user_code_version
+from orchestrator.study.resolved import ResolvedTrial
+from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_named, modules_of
 from orchestrator.tracking.datasets import DatasetKey
 from orchestrator.tracking.store import TrackingStore
@@ -46,6 +48,23 @@ def _described(metric: MetricConfig) -> dict[str, Any]:
     if is_class_name(metric.name):
         described["code"] = user_code_version(modules_named([metric.name]))
     return described
+
+
+def missing_protocols(
+    study: Study, trial: ResolvedTrial, recorded: Mapping[str, Mapping[str, str]]
+) -> Iterator[tuple[str, str, EvaluationConfig]]:
+    """Yield name, split and settings of the study's protocols under which a finished trial is not
+    scored. recorded: the tags of its run's evaluations, by name.
+
+    A trial without a validation split is only scored under protocols that name a split.
+    """
+    fingerprint = trial.dataset.manifest.fingerprint
+    for name, protocol in study.config.protocols.items():
+        split = study.config.scored_split(name, trial.experiment.data.validation_split)
+        if split is not None:
+            config = protocol.evaluation(trial.experiment.evaluation)
+            if not is_current(recorded.get(name, {}), config, fingerprint, split):
+                yield name, split, config
 
 
 def is_current(

@@ -36,6 +36,7 @@ class StudyPlan:
     launch: the machines that the cluster would start; None if it does not grow.
     shortage: a warning if the disk is too small.
     used_hours: GPU-hours (or CPU worker-hours) that the study has used.
+    to_score: number of scores of finished trials that the command would add.
     """
 
     study: Study
@@ -48,6 +49,7 @@ class StudyPlan:
     launch: Launch | None
     shortage: str = ""
     used_hours: float = 0.0
+    to_score: int = 0
 
     @property
     def has_obstacle(self) -> bool:
@@ -220,6 +222,8 @@ def _totals(plan: StudyPlan) -> Table:
     table.add_column(style="dim")
     to_train = {t.trial.identity for t in forecast.trials if t.estimate is not None}
     table.add_row("to train", str(len(to_train)), placement_line(study, placement))
+    if plan.to_score:
+        table.add_row("to score", str(plan.to_score), "scores of trained trials, not in the times")
     if not to_train:
         return table
     if launch is not None:

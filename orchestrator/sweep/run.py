@@ -12,6 +12,7 @@ from orchestrator.cluster.cluster import Cluster
 from orchestrator.cluster.cluster_file import ClusterFile
 from orchestrator.console import say, warn
 from orchestrator.context import RunContext
+from orchestrator.evaluation.records import missing_protocols
 from orchestrator.evaluation.trained_model import local_weights
 from orchestrator.planning.data_summary import show_data
 from orchestrator.planning.measurements import load_measurements
@@ -29,6 +30,7 @@ from orchestrator.study.resolve import (
 )
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.study.trial_state import TrialState
 from orchestrator.study.user_code import modules_by_name, runtime_environment
 from orchestrator.sweep.budget import used_hours
 from orchestrator.tracking.open_store import open_store
@@ -116,7 +118,24 @@ def plan_study(
             cluster.start()
             Preflight(prepared.study, trials, placement, context, planner).probe(todo)
         used = used_hours(study, prepared.snapshot)
-        return planner.plan(decisions, partial(cluster.launch, placement), used)
+        plan = planner.plan(decisions, partial(cluster.launch, placement), used)
+        return _with_missing_scores(plan, trials, decisions)
+
+
+def _with_missing_scores(
+    plan: StudyPlan, trials: Sequence[ResolvedTrial], decisions: Mapping[str, Decision]
+) -> StudyPlan:
+    """Return the plan with the scores that finished trials lack."""
+    states, missing = dict(plan.states), set()
+    for trial in trials:
+        decision = decisions[trial.name]
+        if decision.state not in (TrialState.FINISHED, TrialState.STALE) or decision.run is None:
+            continue
+        for name, *_ in missing_protocols(plan.study, trial, decision.run.evaluations):
+            missing.add((decision.run.run_id, name))
+            if name == plan.study.config.report.protocol:
+                states[trial.name] = TrialState.NOT_SCORED
+    return replace(plan, states=states, to_score=len(missing))
 
 
 def _options(study: Study, options: ReconcileOptions | None) -> ReconcileOptions:

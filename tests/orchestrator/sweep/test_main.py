@@ -8,6 +8,7 @@ import pytest
 from orchestrator.planning.measurements import save_measurements
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.sweep.__main__ import main
+from tests.support.fabricated_studies import Fate, fabricate_study
 from tests.support.planned_study import resolved, timed, write_planned_study
 from tests.support.sweep_command import STUDY
 
@@ -45,6 +46,40 @@ def test_plan_trains_nothing(planned: Path, capfd: pytest.CaptureFixture[str]) -
     assert "planned: 6 trials: 6 missing" in output
     assert "Times from finished trials" in output
     assert not (storage / "trials").exists()
+
+
+SCORED = """\
+study: scored
+base:
+  data: {dataset: DATASET, crop: [64, 64]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {epochs: 3, precision: fp32}
+variants: {strong: {set: {model: {flows: []}}}, full: {}}
+protocols: {flip: {flip: true}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_store")
+def test_plan_shows_which_scores_are_missing(
+    tmp_path: Path, small_streets: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fates: dict[str, Fate] = {"full": "KILLED"}
+    file = fabricate_study(tmp_path, small_streets, SCORED, fates=fates)
+    study, trials = resolved(file)
+    device = worker_device("cpu", 1.0)
+    measured = [replace(timed(trial, study, step=0.1), device=device) for trial in trials]
+    save_measurements(tmp_path / "storage", measured)
+    command = [str(file), "--plan", "--storage", str(tmp_path / "storage")]
+    assert main(command) == 0
+    output = capfd.readouterr().out
+    assert "scored: 2 trials: 1 finished, 1 interrupted" in output
+    assert "to score" in output
+    assert main([*command, "--set", "report.protocol=flip"]) == 0
+    assert "scored: 2 trials: 1 interrupted, 1 not scored" in capfd.readouterr().out
+    file.write_text(file.read_text().replace("protocols: {flip: {flip: true}}\n", ""))
+    assert main(command) == 0
+    assert "to score" not in capfd.readouterr().out
 
 
 @pytest.mark.slow
