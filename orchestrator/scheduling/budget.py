@@ -15,7 +15,7 @@ def recorded_hours(metrics: Mapping[str, float]) -> float:
 class Budget:
     """Counts what trials use, against `limits`.
 
-    devices: GPUs (or CPU workers) that one trial starts with.
+    devices: GPUs (or CPU workers, if not `on_gpu`) that one trial starts with.
     spent_hours: device-hours that the study's trials used before this command.
     clock: returns seconds. began: when the command began, by that clock; None for now.
     """
@@ -27,8 +27,10 @@ class Budget:
         spent_hours: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         began: float | None = None,
+        on_gpu: bool = True,
     ) -> None:
         self._limits = limits
+        self._unit = "GPU-hours" if on_gpu else "worker-hours"
         self._devices = devices
         self._clock = clock
         self._began = clock() if began is None else began
@@ -99,7 +101,7 @@ class Budget:
         if limits.gpu_hours is not None and self.device_hours >= limits.gpu_hours:
             return (
                 f"limits.gpu_hours: this study has used {self.device_hours:.3g} of "
-                f"{limits.gpu_hours:g} GPU-hours; raise the limit to continue"
+                f"{limits.gpu_hours:g} {self._unit}; raise the limit to continue"
             )
         hours = (self._clock() - self._began) / 3600
         if limits.wall_hours is not None and hours >= limits.wall_hours:

@@ -22,4 +22,6 @@ def create_budget(
     `time.monotonic`.
     """
     devices = study.config.resources.devices(placement.device)
-    return Budget(study.config.limits, devices, used_hours(study, snapshot), began=began)
+    on_gpu = placement.device == "cuda"
+    used = used_hours(study, snapshot)
+    return Budget(study.config.limits, devices, used, began=began, on_gpu=on_gpu)
