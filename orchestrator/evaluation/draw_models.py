@@ -106,8 +106,8 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
         title = (
             f"{dataset.manifest.name} {options.split}: {selection}"
             f"{mean and f', by the {mean}'}; predictions of {_seeds_drawn(drawn)}\n"
-            f"mIoU{mean and f', {mean},'} is higher with {labels[1]} on {better}, with {labels[0]} "
-            f"on {worse} of {len(split)} images"
+            f'"{labels[1]}" has the higher mIoU{mean and f", {mean},"} on {better} of {len(split)} '
+            f'images, "{labels[0]}" on {worse}'
         )
         draw_comparison(
             outputs,

@@ -1,8 +1,9 @@
 """Draw two models side by side on the same images, as in Figures 4, 5 and 7 of the paper.
 
 Differences are distinguishable without color: a gain is solid dark blue, a loss is orange with
-stripes, and pixels that both models get wrong differently are light gray with dots. The largest
-regions are boxed in every panel, gains with a solid line, losses with a dashed line.
+stripes, and pixels that both models get wrong differently are light gray with dots. Elsewhere, the
+panel is the image in gray. The largest regions are boxed in every panel, gains with a solid line,
+losses with a dashed line.
 """
 
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from pipelines.figures.layout import FONT, Layout, class_legend, save, shortened
 _GAIN = (0, 90, 181)
 _LOSS = (255, 150, 50)
 _OTHER = (225, 225, 225)
+_SAME = (175, 175, 175)  # the middle of the grays of the image
 _BOXES = 2  # at most this many of each kind per image
 _SMALLEST_BOX = 0.003  # share of the image's pixels
 
@@ -91,29 +93,10 @@ def draw_comparison(
     figure = Figure()
     FigureCanvasAgg(figure)
     shown = [each for i in images for each in (i.label, i.first, i.second)]
-    legends = [
-        class_legend(classes, shown),
-        [
-            Patch(facecolor=unit(_GAIN), label=f"{names[1]} right, {names[0]} wrong (solid box)"),
-            Patch(
-                facecolor=unit(_LOSS),
-                hatch="/////",
-                edgecolor="black",
-                linewidth=0,
-                label=f"{names[0]} right, {names[1]} wrong (dashed box)",
-            ),
-            Patch(
-                facecolor=unit(_OTHER),
-                hatch="....",
-                edgecolor="0.4",
-                linewidth=0,
-                label="both wrong, differently",
-            ),
-        ],
-    ]
+    differences = [Regions.of(image.label, image.first, image.second) for image in images]
+    legends = [class_legend(classes, shown), difference_legend(images, differences, names)]
     axes = layout.arrange(figure, title, columns, subtitles, legends)
-    for line, image in zip(axes, images, strict=True):
-        regions = Regions.of(image.label, image.first, image.second)
+    for line, image, regions in zip(axes, images, differences, strict=True):
         maps = (image.first, image.second, image.label)
         panels = [image.image, *(colorize(labels, classes) for labels in maps)]
         for axis, panel in zip(line, [*panels, _mark(image.image, regions)], strict=True):
@@ -122,6 +105,31 @@ def draw_comparison(
                 _box(axis, kind, dashes)
         _caption(line, image)
     save(figure, paths, dpi=220)
+
+
+def difference_legend(
+    images: Sequence[ComparedImage], differences: Sequence[Regions], names: tuple[str, str]
+) -> list[Patch]:
+    """Return legend entries for what occurs in the differences.
+
+    differences: of each of `images`. names: of the two models.
+    """
+    first, second = (f'"{name}"' for name in names)
+    entries = []
+    if any(regions.gain.any() for regions in differences):
+        entries.append(
+            Patch(facecolor=unit(_GAIN), label=f"{second} right, {first} wrong (solid box)")
+        )
+    if any(regions.loss.any() for regions in differences):
+        label = f"{first} right, {second} wrong (dashed box)"
+        style: dict[str, Any] = {"hatch": "/////", "edgecolor": "black", "linewidth": 0}
+        entries.append(Patch(facecolor=unit(_LOSS), label=label, **style))
+    if any(regions.other.any() for regions in differences):
+        style = {"hatch": "....", "edgecolor": "0.4", "linewidth": 0}
+        entries.append(Patch(facecolor=unit(_OTHER), label="both wrong, differently", **style))
+    ignored = any((image.label == IGNORE_INDEX).any() for image in images)
+    label = "gray image: same prediction" + (", or ignored" if ignored else "")
+    return [*entries, Patch(facecolor=unit(_SAME), label=label)]
 
 
 def _caption(line: Sequence[Axes], image: ComparedImage) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from pipelines.data.manifest import ClassInfo
-from pipelines.figures.comparison import ComparedImage, Regions, draw_comparison
+from pipelines.figures.comparison import ComparedImage, Regions, difference_legend, draw_comparison
 
 CLASSES = [ClassInfo(name, (10 * index + 40, 0, 200)) for index, name in enumerate("abcde")]
 SHAPE = (60, 100)
@@ -78,11 +78,12 @@ def test_differences_have_the_colors_of_the_legend(figures: list[Figure], tmp_pa
     assert [text.get_text() for text in classes.get_texts()] == ["a", "b", "c", "d", "ignored"]
     texts = [text.get_text() for text in kinds.get_texts()]
     assert texts == [
-        "B right, A wrong (solid box)",
-        "A right, B wrong (dashed box)",
+        '"B" right, "A" wrong (solid box)',
+        '"A" right, "B" wrong (dashed box)',
         "both wrong, differently",
+        "gray image: same prediction, or ignored",
     ]
-    gain, loss, other = (
+    gain, loss, other, _ = (
         np.multiply(to_rgb(patch.get_facecolor()), 255).round().tolist()  # type: ignore[attr-defined]
         for patch in kinds.legend_handles
     )
@@ -96,6 +97,31 @@ def test_differences_have_the_colors_of_the_legend(figures: list[Figure], tmp_pa
     assert (shown[20:40, 10:40] == gain).all()  # without stripes
     ignored = shown[57:, :10]
     assert (ignored == ignored[..., :1]).all()  # gray
+
+
+@pytest.mark.parametrize(
+    ("pixels", "kinds"),
+    [
+        (slice(6), ["gain", "loss", "other", "gray image: same prediction, or ignored"]),
+        (slice(4), ["gain", "loss", "gray image: same prediction"]),  # all that two classes allow
+        ([0, 2, 3], ["loss", "gray image: same prediction"]),
+        ([0], ["gray image: same prediction"]),
+    ],
+)
+def test_legend_has_what_occurs(pixels: slice | list[int], kinds: list[str]) -> None:
+    """Pixels: both right, gain, loss, the same mistake, different mistakes, ignored."""
+    label, first, second = (
+        np.array([values], np.uint8)[:, pixels]
+        for values in ([0, 0, 0, 0, 0, 255], [0, 1, 0, 1, 1, 0], [0, 0, 1, 1, 2, 1])
+    )
+    image = ComparedImage("a", np.zeros((*label.shape, 3), np.uint8), label, first, second, (0, 0))
+    legend = difference_legend([image], [Regions.of(label, first, second)], ("A", "without flows"))
+    texts = {
+        "gain": '"without flows" right, "A" wrong (solid box)',
+        "loss": '"A" right, "without flows" wrong (dashed box)',
+        "other": "both wrong, differently",
+    }
+    assert [entry.get_label() for entry in legend] == [texts.get(kind, kind) for kind in kinds]
 
 
 def test_largest_regions_are_boxed_in_every_panel(figures: list[Figure], tmp_path: Path) -> None:
