@@ -13,7 +13,7 @@ from pipelines.data.config import DataConfig
 from pipelines.data.dataset import IGNORE_INDEX, PreparedDataset
 from pipelines.data.loading import TrainingBatches
 from pipelines.data.manifest import ClassInfo, DatasetError
-from pipelines.data.overlays import Pixels, colorize, drawable, overlay_labels
+from pipelines.data.overlays import Pixels, colorize, drawable
 
 # All in pixels.
 LINE = 14  # height of a line of text
@@ -22,6 +22,7 @@ ENTRY = 150  # width of a legend entry
 SWATCH = 11  # side of a color sample in the legend
 
 GRAY = 200  # below the hatching of ignored pixels
+_CONTRAST = 0.4  # of the image that shades the colors of its classes
 
 
 def contact_sheet(dataset: PreparedDataset, count: int = 12, width: int = 256) -> Image.Image:
@@ -49,6 +50,7 @@ def preview(
 ) -> Image.Image:
     """Draw the first `count` augmented crops of epoch 0, plain and with their labels overlaid.
 
+    The crop shades the classes' colors in gray, because augmentation changes its own colors.
     Ignored pixels, which include padding, are hatched. Raises DatasetError if `data` requests
     class-uniform sampling of a split without labels.
     """
@@ -71,7 +73,7 @@ def preview(
             stored = (low + unit.clip(0, 1) * (high - low)).round().astype(image_format.dtype)
             pixels = image_format.drawn(stored)
             indices = label.byte().numpy()
-            labeled = _resize(overlay_labels(pixels, indices, classes), width)
+            labeled = _resize(shaded_labels(pixels, indices, classes), width)
             ignored = _resize(indices, width, Image.Resampling.NEAREST) == IGNORE_INDEX
             tiles.append(_tile([_resize(pixels, width), hatch(labeled, ignored)], name))
         if len(tiles) >= count:
@@ -85,6 +87,18 @@ def _drawn_label(label: Pixels, classes: Sequence[ClassInfo], width: int) -> Pix
     colored = np.where(ignored[..., None], np.uint8(GRAY), colorize(label, classes))
     shrunk = _resize(ignored.astype(np.uint8), width, Image.Resampling.NEAREST)
     return hatch(_resize(colored, width), shrunk.astype(np.bool_))
+
+
+def shaded_labels(image: Pixels, labels: Pixels, classes: Sequence[ClassInfo]) -> Pixels:
+    """Return the colors of `labels`, lighter and darker where the image is.
+
+    image: uint8 (height, width, 3). labels: uint8 (height, width). The average over an image of a
+    single class is its color, unless values are clipped. Ignored pixels are gray.
+    """
+    brightness = image.mean(axis=2, keepdims=True)
+    colored = colorize(labels, classes) + _CONTRAST * (brightness - brightness.mean())
+    colored[labels == IGNORE_INDEX] = GRAY
+    return colored.clip(0, 255).round().astype(np.uint8)
 
 
 def hatch(pixels: Pixels, mask: NDArray[np.bool_]) -> Pixels:

@@ -9,7 +9,14 @@ from PIL import Image
 
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import PreparedDataset, open_dataset
-from pipelines.preparation.contact_sheet import contact_sheet, hatch, preview
+from pipelines.data.manifest import ClassInfo
+from pipelines.preparation.contact_sheet import (
+    GRAY,
+    contact_sheet,
+    hatch,
+    preview,
+    shaded_labels,
+)
 from pipelines.preparation.inspection import describe_dataset
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.folder import Folder
@@ -55,6 +62,19 @@ def test_ignored_pixels_are_hatched() -> None:
     black = (hatched[:, 10:] == 0).all(axis=2)
     assert black.sum() == 20 * 10 / 5
     assert (black.sum(axis=0) == 4).all()
+
+
+def test_labels_keep_the_hues_of_their_classes() -> None:
+    classes = [ClassInfo("gray", (100, 100, 100)), ClassInfo("red", (200, 60, 60))]
+    labels = np.array([[0, 0, 1, 1, 255]], np.uint8)
+    bright = np.array([0, 1, 0, 1, 0])[None, :, None]
+    image = np.where(bright, (120, 250, 120), (0, 130, 0)).astype(np.uint8)  # with a cast
+    drawn = shaded_labels(image, labels, classes).astype(int)
+    for pixel, info in zip(drawn[0, :4], [classes[0]] * 2 + [classes[1]] * 2, strict=True):
+        (shift,) = set(pixel - info.color)
+        assert abs(shift) < 40
+    assert (drawn[0, [1, 3]] > drawn[0, [0, 2]] + 40).all()  # the image can be seen
+    assert (drawn[0, 4] == GRAY).all()
 
 
 def test_sheets_handle_elongated_images_and_an_unlabeled_split(tmp_path: Path) -> None:
