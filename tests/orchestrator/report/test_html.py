@@ -38,8 +38,8 @@ def test_many_rows_and_long_labels_fit_on_page_and_paper(
         "",
         {},
     )
-    heads = re.findall(r'class="heat slanted">.*?<thead>(.*?)</thead>', text, re.S)
-    shown = [re.findall(r"<th>(row \d+)</th>", head) for head in heads]
+    heads = re.findall(r'class="heat vertical">.*?<thead>(.*?)</thead>', text, re.S)
+    shown = [re.findall(r"<th><span>(row \d+)</span></th>", head) for head in heads]
     assert [len(names) for names in shown] == [20, 20, 3]
     assert [name for names in shown for name in names] == [line.label for line in lines]
     assert len(re.findall('<table class="long">', text)) == 1
