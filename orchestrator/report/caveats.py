@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -14,10 +14,14 @@ from orchestrator.report.comparability import different_scoring, different_train
 from orchestrator.report.comparisons import family_size
 from orchestrator.report.latency import latency_caveats
 from orchestrator.report.power import seeds_warning
+from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row, expected_difference, group_rows, row_names
 from orchestrator.study.search_checks import found_sample, unequal_lines, untuned_lines
 from orchestrator.study.study import Study
 from pipelines.data.split_names import general_name, splits_overlap
+from pipelines.wording import counted
+
+_LISTED = 3  # classes in a warning, and sets of them
 
 
 def caveats(study: Study, rows: Sequence[Row], planned: Sequence[Row] = ()) -> Iterable[str]:
@@ -160,21 +164,15 @@ def _tuning(study: Study, rows: Sequence[Row]) -> Iterable[str]:
 
 
 def _degenerate_classes(rows: Sequence[Row]) -> Iterable[str]:
-    """Yield the classes that no trial ever predicts correctly, by data set."""
+    """Yield the classes that no trial predicts correctly, and those that no trial of a row does, by
+    data set."""
     by_data = group_rows((row.results[0].trial.experiment.data.dataset, row) for row in rows)
     for those in by_data.values():
         counts = [r.counts for row in those for r in row.finished if r.counts is not None]
         if not counts or any(each.classes != counts[0].classes for each in counts):
             continue
-        classes = counts[0].classes
         labeled = np.any([each.labeled for each in counts], axis=0)
-        never = [
-            name
-            for index, name in enumerate(classes)
-            # With folds, a class may lack labels in some of them.
-            if labeled[index]
-            and all(each.iou[index] == 0 for each in counts if each.labeled[index])
-        ]
+        never = _zero_classes(counts)
         if never:
             where = f" ({row_names(those, rows)})" if len(by_data) > 1 else ""
             rest = int(labeled.sum()) - len(never)
@@ -187,6 +185,48 @@ def _degenerate_classes(rows: Sequence[Row]) -> Iterable[str]:
                 f"IoU is 0 in every row{where} for: {', '.join(never)}. mIoU is the mean over all "
                 f"{int(labeled.sum())} classes in the labels; {consequence}."
             )
+        yield from _zero_in_single_rows(those, rows, never)
+
+
+def _zero_classes(counts: Sequence[ResampledCounts]) -> tuple[str, ...]:
+    """Return the classes whose IoU is 0 wherever they have labels."""
+    return tuple(
+        name
+        for index, name in enumerate(counts[0].classes if counts else ())
+        # With folds, a class may lack labels in some of them.
+        if (iou := [each.iou[index] for each in counts if each.labeled[index]]) and not any(iou)
+    )
+
+
+def _zero_in_single_rows(
+    those: Sequence[Row], rows: Sequence[Row], never: Collection[str]
+) -> Iterable[str]:
+    """Yield which of `those` rows have an IoU of 0 in every trial for classes that other rows
+    predict, the best row first. never: the classes that no row predicts."""
+    best_first = sorted(
+        (row for row in those if row.miou),
+        key=lambda row: statistics.fmean(row.miou.values()),
+        reverse=True,
+    )
+    by_classes: dict[tuple[str, ...], list[Row]] = {}
+    for row in best_first:
+        zero = _zero_classes([r.counts for r in row.finished if r.counts is not None])
+        if classes := tuple(name for name in zero if name not in never):
+            by_classes.setdefault(classes, []).append(row)
+    parts = [
+        f"in every trial of {row_names(some, rows)} for {_first_names(classes)}"
+        for classes, some in by_classes.items()
+    ]
+    if parts:
+        others = sum(len(some) for some in [*by_classes.values()][_LISTED:])
+        more = f"; in {counted(others, 'more row')} for other classes" if others else ""
+        yield f"IoU is 0 {'; '.join(parts[:_LISTED])}{more}. Other rows are above 0 there."
+
+
+def _first_names(names: Sequence[str]) -> str:
+    """Return at most three of the names, and how many there are more."""
+    shown = ", ".join(names[:_LISTED])
+    return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
 
 
 def _uncertain_runs(rows: Sequence[Row]) -> Iterable[str]:

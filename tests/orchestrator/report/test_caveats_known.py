@@ -137,6 +137,45 @@ def test_class_of_no_correct_pixel_is_named_if_it_has_labels(
     )
 
 
+def zero_lines(iou: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
+    """Return the warnings about rows with seeds of these IoUs in seven classes, c0 to c6."""
+    variants = {name: {"set": {"training": {"epochs": 100 + i}}} for i, name in enumerate(iou)}
+    study = study_of(variants=variants, seeds=[0, 1])
+    classes = tuple(f"c{index}" for index in range(7))
+    results = []
+    for trial in study.trials:
+        values = np.array(iou[trial.variant][trial.experiment.seed])
+        labeled = np.arange(7) < 6  # c6 has no labels
+        counts = replace(known_counts(70.0), classes=classes, iou=values, labeled=labeled)
+        miou = 100 * float(values[:6].mean())
+        results.append(known_result(trial, miou, counts, metrics={"val/miou": miou}))
+    return [line for line in caveats(study, build_rows(study, results)) if "IoU is 0" in line]
+
+
+def test_classes_of_no_correct_pixel_in_one_row_are_named() -> None:
+    good, last = [0.5] * 6 + [0.0], [0.9] * 5 + [0.0] * 2
+    assert zero_lines({"a": [good, good], "b": [last, good]}) == []
+    assert zero_lines({"a": [good, good], "b": [last, last]}) == [
+        "IoU is 0 in every trial of b for c5. Other rows are above 0 there."
+    ]
+    # The best row is named first; what all rows have at 0 is a warning of its own.
+    weak = [0.4] + [0.0] * 6
+    lines = zero_lines({"a": [weak, weak], "b": [last, last], "c": [last, last]})
+    assert [line.partition(". ")[0] for line in lines] == [
+        "IoU is 0 in every row for: c5",
+        "IoU is 0 in every trial of a for c1, c2, c3 and 1 more",
+    ]
+    weaker = [0.4, 0.4] + [0.0] * 5
+    rows = {"a": [weaker] * 2, "b": [weak] * 2, "c": [last] * 2, "d": [last] * 2, "e": [good] * 2}
+    assert zero_lines(rows) == [
+        "IoU is 0 in every trial of c, d for c5; in every trial of a for c2, c3, c4 and 1 more; "
+        "in every trial of b for c1, c2, c3 and 2 more. Other rows are above 0 there."
+    ]
+    single = [[float(index != hole) for index in range(7)] for hole in range(5)]
+    (line,) = zero_lines({"abcde"[index]: [iou] * 2 for index, iou in enumerate(single)})
+    assert "in every trial of c for c2; in 2 more rows for other classes. Other" in line
+
+
 def test_seeds_needed_count_the_rows_of_a_cell_and_all_comparisons() -> None:
     variants = {name: {"set": {"training": {"epochs": 100 + i}}} for i, name in enumerate("abc")}
     study = study_of(
