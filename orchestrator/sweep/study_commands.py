@@ -69,7 +69,12 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
     log = output_file(output_directory(storage, trial.run_id), options.worker)
     text = read_output(log)
     if text is None and follow and is_training(store, trial.run_id):
-        say(console, f"{trial.name} has not printed anything yet", style="dim")
+        done = "printed anything" if trial.started else "started"
+        say(console, f"{trial.name} has not {done} yet", style="dim")
+    elif text is None and not trial.started:
+        raise TrackingError(
+            f"trial {trial.name!r} has not started (state: {trial.state}), so it has no log"
+        )
     elif text is None:
         with tempfile.TemporaryDirectory() as temporary:
             name = f"worker-{options.worker}.log"

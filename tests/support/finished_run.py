@@ -50,6 +50,7 @@ def make_finished_run(storage: Path, dataset: Path) -> FinishedRun:
     store = TrackingStore(f"sqlite:///{storage / 'mlflow.db'}", storage / "artifacts")
     study_run = StudyRun.open(store, study)
     run_id = study_run.begin_trial(trial, None, None)
+    study_run.start_trial(run_id, trial.code)
     checkpoints = {}
     for seed, name in enumerate(("best", "last")):
         checkpoints[name] = storage / "checkpoints" / name

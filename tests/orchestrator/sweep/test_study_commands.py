@@ -64,6 +64,28 @@ def test_trials_have_the_files_order_and_are_found_by_label(
     assert main(["logs", "FENet, seed 2", *storage]) == 2
 
 
+def test_log_of_a_trial_that_has_not_started(
+    tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = TrackingStore(tracking_uri(own_store), own_store / "artifacts")
+    file = tmp_path / "study.yaml"
+    file.write_text(STUDY.replace("DATASET", str(small_streets)))
+    study = load_study(file)
+    study_run = StudyRun.open(store, study)
+    waiting, ended, *_ = resolve_trials(study.trials, "cpu", tmp_path)
+    study_run.begin_trial(waiting, None, None)
+    study_run.end_trial(study_run.begin_trial(ended, None, None), "KILLED")
+    for trial, state in ((waiting, "waiting"), (ended, "missing")):
+        assert main(["logs", trial.name, "--storage", str(own_store)]) == 2
+        message = (
+            f"error: trial '{trial.name}' has not started (state: {state}), so it has no log\n"
+        )
+        assert capsys.readouterr().out == message
+    study_run.start_trial(finish(study_run, ended), ended.code)
+    assert main(["logs", ended.name, "--worker", "3", "--storage", str(own_store)]) == 2
+    assert f"error: trial '{ended.name}' has no log of worker 3" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", [["status"], ["stop"], ["compare", "named"]])
 def test_only_studies_are_offered(
     command: list[str],
