@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import shlex
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -26,6 +27,7 @@ from pipelines.data.image_io import (
     decode_rgb,
 )
 from pipelines.data.manifest import (
+    DESCRIPTION_NAME,
     INDEX_NAME,
     JOURNAL_NAME,
     MANIFEST_NAME,
@@ -306,6 +308,14 @@ def _no_dataset_message(location: Location, sizes: dict[str, int]) -> str:
         if JOURNAL_NAME in sizes:  # in an object store; elsewhere, a folder appears when complete
             remedy = "run its `python -m pipelines.prepare` command again"
         return f"{location.uri}: half-written (shards without {MANIFEST_NAME}); {remedy}"
+    if location.is_local and DESCRIPTION_NAME in sizes:
+        source = location.directory
+        destination = source.with_name(f"{source.name}-prepared")
+        advice = (
+            f"{DESCRIPTION_NAME} describes its images; prepare them with `python -m "
+            f"pipelines.prepare folder --source {shlex.quote(str(source))} --destination "
+            f"{shlex.quote(str(destination))}` and use that destination"
+        )
     return f"{location.uri}: holds no prepared data set (no {MANIFEST_NAME}); {advice}"
 
 

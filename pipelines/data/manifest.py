@@ -24,6 +24,8 @@ MANIFEST_NAME = "manifest.json"
 JOURNAL_NAME = "journal.json"
 # Not `.parquet`: Hugging Face `datasets` would read it as rows of the data set.
 INDEX_NAME = "index.pq"
+# Describes a folder of images that is yet to be prepared.
+DESCRIPTION_NAME = "dataset.yaml"
 
 
 class DatasetError(UserError, ValueError):

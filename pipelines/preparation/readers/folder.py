@@ -46,7 +46,7 @@ from PIL import Image
 
 from pipelines.config import CoreLoader
 from pipelines.data.image_io import to_rgb
-from pipelines.data.manifest import ClassInfo, DatasetError
+from pipelines.data.manifest import DESCRIPTION_NAME, ClassInfo, DatasetError
 from pipelines.preparation.image_reading import ImageReading
 from pipelines.preparation.labels import indices_of_colors
 from pipelines.preparation.readers.folder_images import (
@@ -66,7 +66,6 @@ from pipelines.preparation.readers.folder_labels import (
 from pipelines.preparation.readers.pairing import pair_files, select_listed
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 
-DESCRIPTION = "dataset.yaml"
 KEYS = ("name", "classes", "values", "ignore", "label_colors", "ignore_colors", "splits")
 SPLIT_KEYS = ("images", "labels", "names")
 # Split names become parts of file names, and `train+val` joins two splits.
@@ -78,13 +77,13 @@ class Folder(Reader):
     """Images and labels with equal names, in the folders that SOURCE/dataset.yaml lists."""
 
     unclear_exif = None
-    help = f"your own images and label PNGs, described by SOURCE/{DESCRIPTION}"
+    help = f"your own images and label PNGs, described by SOURCE/{DESCRIPTION_NAME}"
     name = "folder"
 
     @cached_property
     def description(self) -> dict[str, Any]:
         """The validated content of the YAML file."""
-        path = self.source / DESCRIPTION
+        path = self.source / DESCRIPTION_NAME
         try:
             # Unlike PyYAML's own loader, this one reads a class named `on` or `no` as a string.
             content = yaml.load(path.read_text(encoding="utf-8"), Loader=CoreLoader)
@@ -177,7 +176,7 @@ class Folder(Reader):
 
     @property
     def version(self) -> str:
-        return f"{self.name} 3 {(self.source / DESCRIPTION).read_text(encoding='utf-8')}"
+        return f"{self.name} 3 {(self.source / DESCRIPTION_NAME).read_text(encoding='utf-8')}"
 
 
 def _check_name(path: Path, content: Mapping[str, Any]) -> None:

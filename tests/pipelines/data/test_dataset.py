@@ -133,11 +133,22 @@ def empty(directory: Path) -> None:
     directory.mkdir()
 
 
+def leave_raw_images(directory: Path) -> None:
+    empty(directory)
+    (directory / "images").mkdir()
+    (directory / "dataset.yaml").write_text("classes: {a: [1, 1, 1]}\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (remove_all, "does not exist"),
-        (empty, "holds no prepared data set"),
+        (empty, "holds no prepared data set .*; `python -m pipelines.prepare --help` lists"),
+        (
+            leave_raw_images,
+            r"holds no prepared data set .*; dataset\.yaml describes its images; prepare them with "
+            r"`python -m pipelines\.prepare folder --source (\S+) --destination \1-prepared` and",
+        ),
         (remove_manifest, "half-written .*; delete .* and prepare it again"),
         (cut_manifest, "damaged manifest"),
         (change_manifest, "damaged manifest: its content has fingerprint"),
