@@ -4,9 +4,9 @@ A study flows through the packages in this order: study -> planning -> preflight
 training -> tracking -> evaluation -> report; `sweep` drives them on a cluster that `cluster`
 provides. Only this package imports Ray, MLflow and pydantic.
 
-    from orchestrator import Study
+    from orchestrator import Study, StudyError, UserError
 
-`Study` is imported when it is first used (PEP 562), so that importing the package is fast.
+They are imported when they are first used (PEP 562), so that importing the package is fast.
 """
 
 from importlib import import_module
@@ -16,11 +16,19 @@ import orchestrator.namesakes  # noqa: F401  exits where another `models` would 
 
 if TYPE_CHECKING:
     from orchestrator.api import Study
+    from orchestrator.study.yaml_source import StudyError
+    from pipelines.errors import UserError
 
-__all__ = ["Study"]
+__all__ = ["Study", "StudyError", "UserError"]
+
+_MODULES = {
+    "Study": "orchestrator.api",
+    "StudyError": "orchestrator.study.yaml_source",
+    "UserError": "pipelines.errors",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("orchestrator.api"), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -70,7 +70,7 @@ def _in_python() -> Iterator[None]:
 class Study:
     """A study, loaded and validated: what the command `orchestrator sweep` runs.
 
-    Errors of the user, such as an invalid key, are raised as `pipelines.errors.UserError`.
+    Errors of the user, such as an invalid key, are raised as `orchestrator.UserError`.
 
         study = Study("ablations.yaml", set={"training.epochs": 2})
         study.plan()

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 import orchestrator
-from orchestrator import Study
+from orchestrator import Study, StudyError
 from orchestrator.console import InputError
 from orchestrator.planning.measurements import save_measurements
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.study.load import load_study
-from orchestrator.study.yaml_source import StudyError
 from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from orchestrator.tracking.study_run import StudyRun
@@ -32,6 +31,13 @@ def test_import_is_light() -> None:
     assert not {"torch", "ray", "mlflow", "pandas", "pydantic", "rich"} & set(loaded)
     with pytest.raises(AttributeError, match="Studdy"):
         _ = orchestrator.Studdy
+
+
+def test_errors_are_names_of_the_package() -> None:
+    with pytest.raises(orchestrator.StudyError, match="`study`"):
+        Study({"studdy": "a"})
+    assert issubclass(orchestrator.StudyError, orchestrator.UserError)
+    assert issubclass(TrackingError, orchestrator.UserError)
 
 
 def test_mapping_and_file_are_the_same_study(tmp_path: Path, small_streets: Path) -> None:
