@@ -188,7 +188,8 @@ class StudyProgress:
         width, height = self.console.size
         wide = width >= _MIN_WIDE_COLUMNS
         table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", title_justify="left")
-        table.add_column("trial", no_wrap=True, overflow="ellipsis", ratio=1)
+        # Of all columns, only this one shrinks on a narrow screen.
+        table.add_column("trial", overflow="ellipsis")
         if wide:
             table.add_column("", no_wrap=True)
         for column in (
@@ -202,7 +203,7 @@ class StudyProgress:
         table.add_column("state", no_wrap=True)
         shown = self._trials_to_show(max(3, height - _OTHER_LINES))
         for trial in shown:
-            row: list[RenderableType] = [trial.name]
+            row: list[RenderableType] = [Text(trial.name, no_wrap=True)]
             if wide:
                 row.append(ProgressBar(total=trial.epochs, completed=trial.epoch, width=16))
             row += [
@@ -237,7 +238,12 @@ class StudyProgress:
         parts = [f"{counts[TrialState.FINISHED]} of {len(self.trials)} trials finished"]
         parts += [
             f"{counts[state]} {state}"
-            for state in (TrialState.TRAINING, TrialState.FAILED, TrialState.WAITING)
+            for state in (
+                TrialState.TRAINING,
+                TrialState.STARTING,
+                TrialState.FAILED,
+                TrialState.WAITING,
+            )
             if counts[state]
         ]
         leader = max(

@@ -63,6 +63,21 @@ def test_time_left_knows_a_shorter_last_epoch(monkeypatch: pytest.MonkeyPatch) -
     assert progress.trials["a"].seconds_left(clock.now) == pytest.approx(5 + 1)
 
 
+def test_narrow_terminal_shortens_the_names_only() -> None:
+    names = [f"a variant with a long name, seed {seed}" for seed in (0, 1)]
+    progress = StudyProgress.of(Console(), [TrialProgress(name, 100) for name in names])
+    for name in names:
+        progress.started(name)
+    progress.epoch(names[0], 10, {"train/loss": 1.234, "val/miou": 0.456})
+    with (screen := Console(width=60, file=io.StringIO())).capture() as shown:
+        screen.print(progress._table())
+    _, first, second, summary, *_ = shown.get().splitlines()
+    assert "…" in first
+    assert first.split()[-5:] == ["10/100", "1.234", "45.6", "0:00", "training"]
+    assert second.split()[-2:] == ["0/100", "starting"]
+    assert summary.startswith("0 of 2 trials finished, 1 training, 1 starting;")
+
+
 def test_trial_that_lost_its_workers_waits_and_reports_refused_machines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
