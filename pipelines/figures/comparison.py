@@ -22,8 +22,19 @@ from scipy import ndimage
 
 from pipelines.data.dataset import IGNORE_INDEX
 from pipelines.data.manifest import ClassInfo
-from pipelines.data.overlays import Pixels, colorize
-from pipelines.figures.layout import FONT, Layout, class_legend, save, shortened, show, unit
+from pipelines.data.overlays import Pixels
+from pipelines.figures.layout import (
+    FONT,
+    Layout,
+    class_legend,
+    draw_labels,
+    save,
+    shortened,
+    show,
+    stripes,
+    texture_period,
+    unit,
+)
 
 _GAIN = (0, 90, 181)
 _LOSS = (255, 150, 50)
@@ -98,7 +109,7 @@ def draw_comparison(
     axes = layout.arrange(figure, title, columns, subtitles, legends)
     for line, image, regions in zip(axes, images, differences, strict=True):
         maps = (image.first, image.second, image.label)
-        panels = [image.image, *(colorize(labels, classes) for labels in maps)]
+        panels = [image.image, *(draw_labels(labels, classes) for labels in maps)]
         for axis, panel in zip(line, [*panels, _mark(image.image, regions)], strict=True):
             show(axis, panel)
             for kind, dashes in ((regions.gain, "-"), (regions.loss, (0, (2, 1.5)))):
@@ -150,15 +161,12 @@ def _caption(line: Sequence[Axes], image: ComparedImage) -> None:
 def _mark(image: Pixels, regions: Regions) -> Pixels:
     """Return the image in pale gray with the differing regions in colors and textures."""
     gray = image.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.55 + 105
-    height, width = image.shape[:2]
-    # Stripes and dots have the same size on the page for any image size.
-    period = max(4, round(width / 40))
-    rows, columns = np.indices((height, width))
-    stripes = (rows + columns) % period < period * 0.3
+    period = texture_period(image.shape[:2])
+    rows, columns = np.indices(image.shape[:2])
     dots = (rows % period < period * 0.4) & (columns % period < period * 0.4)
     gray[regions.gain] = _GAIN
     gray[regions.loss] = _LOSS
-    gray[regions.loss & stripes] = 0
+    gray[regions.loss & stripes(image.shape[:2])] = 0
     gray[regions.other] = _OTHER
     gray[regions.other & dots] = 90
     return gray.astype(np.uint8)

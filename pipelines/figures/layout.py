@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from pipelines.data.dataset import IGNORE_INDEX
 from pipelines.data.files import atomic_file
 from pipelines.data.manifest import ClassInfo
-from pipelines.data.overlays import Pixels
+from pipelines.data.overlays import Pixels, colorize
 
 PAGE = 7.2  # inches
 FONT = 7.5  # points
+_IGNORED = 200  # gray below the stripes of ignored pixels
 _MARGIN = 0.04
 _WIDTH = 112  # characters in a line of the title
 # Heights in inches of a line of text, of the title and of the legend.
@@ -153,9 +154,38 @@ def class_legend(classes: Sequence[ClassInfo], shown: Sequence[Pixels]) -> list[
         for index, entry in enumerate(classes)
         if index in occurring
     ]
-    if IGNORE_INDEX in occurring:
-        entries.append(Patch(facecolor="black", label="ignored"))
-    return entries
+    return entries + ignored_legend(shown)
+
+
+def ignored_legend(shown: Sequence[Pixels]) -> list[Patch]:
+    """Return a legend entry if a pixel of the label maps `shown` is ignored, else none."""
+    if not any((labels == IGNORE_INDEX).any() for labels in shown):
+        return []
+    color = unit((_IGNORED,) * 3)
+    return [Patch(facecolor=color, hatch="/////", edgecolor="black", linewidth=0, label="ignored")]
+
+
+def draw_labels(labels: Pixels, classes: Sequence[ClassInfo]) -> Pixels:
+    """Draw a label map in the colors of its classes, uint8 `(height, width, 3)`, with ignored
+    pixels gray and striped: a class may be black."""
+    drawn = colorize(labels, classes)
+    ignored = labels == IGNORE_INDEX
+    drawn[ignored] = _IGNORED
+    drawn[ignored & stripes(labels.shape)] = 0
+    return drawn
+
+
+def stripes(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return diagonal stripes, bool `(height, width)`, of the same width on the page for any
+    number of pixels."""
+    period = texture_period(shape)
+    rows, columns = np.indices(shape)
+    return np.asarray((rows + columns) % period < period * 0.3)
+
+
+def texture_period(shape: tuple[int, ...]) -> int:
+    """Return the distance in pixels of the stripes and dots in an image of this shape."""
+    return max(4, round(shape[1] / 40))
 
 
 def _legend_columns(entries: Sequence[Patch]) -> int:

@@ -12,8 +12,8 @@ from matplotlib.patches import Patch
 
 from pipelines.data.dataset import IGNORE_INDEX
 from pipelines.data.manifest import ClassInfo
-from pipelines.data.overlays import Pixels, colorize, mistakes
-from pipelines.figures.layout import save, unit
+from pipelines.data.overlays import Pixels, mistakes
+from pipelines.figures.layout import draw_labels, ignored_legend, save, unit
 
 
 def draw_panels(
@@ -38,8 +38,8 @@ def draw_panels(
     for line, (identifier, image, label, prediction) in zip(axes, rows, strict=True):
         panels = (
             image,
-            colorize(label, classes),
-            colorize(prediction, classes),
+            draw_labels(label, classes),
+            draw_labels(prediction, classes),
             mistakes(image, label, prediction),
         )
         valid = label != IGNORE_INDEX
@@ -56,7 +56,7 @@ def draw_panels(
         axis.set_title(column, fontsize=10)
     figure.suptitle(title, fontsize=11, y=1 - 0.12 / total)
     entries = [Patch(color=unit(entry.color), label=entry.name) for entry in classes]
-    entries.append(Patch(color="black", label="ignored"))
+    entries += ignored_legend([label for _, _, label, _ in rows])
     figure.legend(handles=entries, loc="lower center", ncols=8, fontsize=8, frameon=False)
     figure.subplots_adjust(
         left=0.005,

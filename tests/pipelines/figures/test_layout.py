@@ -4,11 +4,14 @@ import errno
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipelines.figures.layout import save, shortened
+from pipelines.data.dataset import IGNORE_INDEX
+from pipelines.data.manifest import ClassInfo
+from pipelines.figures.layout import draw_labels, ignored_legend, save, shortened
 
 
 def test_format_is_that_of_the_suffix(tmp_path: Path) -> None:
@@ -19,6 +22,20 @@ def test_format_is_that_of_the_suffix(tmp_path: Path) -> None:
         assert image.format == "PNG"
     assert paths[1].read_bytes().startswith(b"%PDF")
     assert b"<svg" in paths[2].read_bytes()
+
+
+def test_ignored_pixels_differ_from_a_black_class() -> None:
+    classes = [ClassInfo("background", (0, 0, 0)), ClassInfo("damage", (220, 30, 30))]
+    labels = np.zeros((40, 80), np.uint8)
+    labels[:, 30:60], labels[:, 60:] = 1, IGNORE_INDEX
+    drawn = draw_labels(labels, classes)
+    assert (drawn[:, :30] == 0).all()
+    assert (drawn[:, 30:60] == classes[1].color).all()
+    gray = (drawn[:, 60:] == 200).all(axis=2)
+    assert 0.4 < gray.mean() < 0.8
+    assert (drawn[:, 60:][~gray] == 0).all()
+    assert [entry.get_label() for entry in ignored_legend([labels])] == ["ignored"]
+    assert ignored_legend([labels[:, :60]]) == []
 
 
 def test_full_disk_keeps_the_earlier_figure(
