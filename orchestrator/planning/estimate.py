@@ -160,9 +160,9 @@ class Calibration:
 
     def step(self, workload: Workload) -> float:
         """Seconds of an optimizer step: measured if this workload was, otherwise fitted."""
-        for measurement in self.measured:
-            if _same_step(measurement.workload, workload):
-                return measurement.step
+        measurement = self._measurement(workload)
+        if measurement is not None:
+            return measurement.step
         return self.coefficients.seconds(_features(workload))
 
     def validation(self, workload: Workload) -> float:
@@ -187,17 +187,21 @@ class Calibration:
 
     def spread(self, workload: Workload) -> float:
         """Return the standard deviation of log(actual time / estimated time)."""
-        noise = _SPREAD["trial"]
-        fitted = math.hypot(_MISFIT, self.coefficients.spread(_features(workload)))
-        for measurement in self.measured:
-            if _same_step(measurement.workload, workload):
-                noise, fitted = _SPREAD[measurement.source], 0.0
-                break
-        return self.coefficients.error_scale * math.hypot(noise, fitted)
+        measurement = self._measurement(workload)
+        if measurement is not None:
+            return _SPREAD[measurement.source]
+        # Measurements that agree say nothing about coefficients that none of them depends on.
+        scale = self.coefficients.error_scale
+        unknown = max(1.0, scale) * self.coefficients.spread(_features(workload))
+        return math.hypot(_SPREAD["trial"], scale * _MISFIT, unknown)
 
     def is_measured(self, workload: Workload) -> bool:
         """Whether the step of this workload was measured."""
-        return any(_same_step(measurement.workload, workload) for measurement in self.measured)
+        return self._measurement(workload) is not None
+
+    def _measurement(self, workload: Workload) -> Measurement | None:
+        """Return the measurement of this workload's step, from the best source."""
+        return next((m for m in self.measured if _same_step(m.workload, workload)), None)
 
 
 def _features(workload: Workload) -> NDArray[np.float64]:

@@ -197,13 +197,18 @@ class Forecaster:
             sum(estimate.low for estimate in unique.values()) / seconds if seconds else 1.0,
             sum(estimate.high for estimate in unique.values()) / seconds if seconds else 1.0,
         )
+        nothing = Estimate(0.0, 0.0, 0.0)
+        longest = max(unique.values(), key=lambda estimate: estimate.value, default=nothing)
+        beside = whole.scaled(max((end for _, end in times.values()), default=0.0) - longest.value)
         device_hours = whole.scaled(seconds * capacity.devices / 3600)
         price = capacity.price
         return StudyForecast(
             trials=tuple(forecasts),
             device_hours=device_hours,
-            wall=whole.scaled(max((end for _, end in times.values()), default=0.0)),
-            longest=whole.scaled(max((entry.seconds for entry in waiting.values()), default=0.0)),
+            wall=Estimate(
+                longest.value + beside.value, longest.low + beside.low, longest.high + beside.high
+            ),
+            longest=longest,
             disk=sum(
                 {t.trial.identity: t.disk for t in forecasts if t.estimate is not None}.values()
             ),

@@ -193,7 +193,7 @@ class _Events:
         """Print nothing until the run has ended."""
 
     def checkpoint(self, name: str, metrics: dict[str, Any]) -> None:
-        pass
+        """Preflight runs store no checkpoints within an epoch."""
 
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
         """Preflight runs have no epochs."""

@@ -45,7 +45,9 @@ def mapping_source(values: Mapping[str, Any], name: str) -> Source:
             try:
                 listed = _listed(value)
             except RuntimeError as error:  # such as a tensor without storage
-                return report(f"`{key[1:]}` cannot be read: {error}")
+                return report(
+                    f"`{key[1:]}` cannot be read: {error}; use text, a number, a list or a dict"
+                )
             if type(listed) is not type(value):  # unlike that of a long double
                 return plain(listed, key)
         if not isinstance(value, str | int | float | None):

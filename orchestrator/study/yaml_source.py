@@ -3,7 +3,6 @@
 The YAML dialect is that of `pipelines.config`; in addition, a duplicate key is an error.
 """
 
-import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -265,7 +264,7 @@ def value_problem(value: Any) -> str:
     """Return why a study cannot contain this text or number; empty if it can. Whole numbers have 64
     bits, as in the libraries that use them."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return f"a number of {math.floor(math.log10(abs(value))) + 1} digits is too long"
+        return "whole numbers must be from -2^63 to 2^63 - 1; use a smaller one"
     return text_problem(value) if isinstance(value, str) else ""
 
 

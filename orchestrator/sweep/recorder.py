@@ -108,7 +108,8 @@ class Recorder:
         self._budget.started(name, waits=resources.most_workers > 1)
         self._started.add(name)
         trial = self._trials[name]
-        trial.started_at = None if trial.logged else time.monotonic()
+        resumes = trial.logged or trial.seconds  # from a checkpoint, maybe within the first epoch
+        trial.started_at = None if resumes else time.monotonic()
         imports = self._study_run.study.config.imports
         with suppress(OSError):  # a source file was removed; the trial reports that
             trial.code = code_version(
@@ -121,14 +122,14 @@ class Recorder:
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
         """The trial has reported an epoch."""
         own_metrics = _training_metrics(metrics)
-        self._describe_workers(name, metrics)
+        self._note_report(name, metrics)
         self._log_epoch(name, own_metrics)
         self._progress.epoch(name, int(own_metrics["epoch"]), own_metrics)
 
     def checkpoint(self, name: str, metrics: dict[str, Any]) -> None:
         """The trial has stored a checkpoint within an epoch. Its hours are recorded, because the
         epoch may end in another command, which has the same limit of hours."""
-        self._describe_workers(name, metrics)
+        self._note_report(name, metrics)
         trial = self._trials[name]
         log_time = partial(
             self._study_run.log_time,
@@ -139,8 +140,8 @@ class Recorder:
         )
         self._writer.write(name, log_time)
 
-    def _describe_workers(self, name: str, metrics: Mapping[str, Any]) -> None:
-        """Record which workers and sources made a report, and count their time."""
+    def _note_report(self, name: str, metrics: Mapping[str, Any]) -> None:
+        """Record which workers and sources made a report, and count their time in the budget."""
         trial = self._trials[name]
         trial.device = metrics.get(DEVICE, "")
         trial.workers = metrics.get(WORKERS, trial.workers)

@@ -95,7 +95,8 @@ def run_study(
 def plan_study(
     study: Study, context: RunContext, options: ReconcileOptions | None = None
 ) -> StudyPlan:
-    """Return the plan of a study; times a few training steps if nothing is known about its device.
+    """Return the plan of a study; times a few training steps if nothing similar was timed on its
+    device.
 
     Raises DatasetError, CapacityError or TrackingError.
     """

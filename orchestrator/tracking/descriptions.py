@@ -79,9 +79,10 @@ def with_outcome(note: str, outcome: str) -> str:
     return f"{stem}{_SEPARATOR}{outcome}" if outcome else stem
 
 
-def outcome_note(status: RunStatus, reason: str) -> str:
-    """Return how a run ended, for its description; empty if it finished."""
-    names = {"FAILED": "Failed", "KILLED": "Interrupted"}
+def outcome_note(status: RunStatus, reason: str, started: bool = True) -> str:
+    """Return how a run ended, for its description; empty if it finished. started: whether its
+    training ever started."""
+    names = {"FAILED": "Failed", "KILLED": "Interrupted" if started else "Not started"}
     return f"**{names[status]}**: {reason}" if status in names and reason else ""
 
 

@@ -182,7 +182,7 @@ def shown_end(run: Run, now: datetime) -> int:
     duration: without waiting, and summed over resumes.
 
     MLflow cannot change the start time of a run, which is created when the trial is scheduled. A
-    trial that ends before its first epoch has trained since its processes started.
+    trial that ends before its first checkpoint has trained since its processes started.
     """
     seconds = run.data.metrics.get("trial/seconds")
     if seconds is None:

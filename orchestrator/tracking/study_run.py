@@ -227,7 +227,9 @@ class StudyRun:
         note = run.data.tags.get("mlflow.note.content", "")
         tags = {
             tag.REASON: reason,
-            "mlflow.note.content": with_outcome(note, outcome_note(status, reason)),
+            "mlflow.note.content": with_outcome(
+                note, outcome_note(status, reason, tag.CODE in run.data.tags)
+            ),
         }
         self.store.end_run(run, status, tags)
 

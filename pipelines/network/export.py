@@ -90,14 +90,22 @@ def _within(seconds: float | None) -> Iterator[None]:
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
         return
+    expired = False
 
     def stop(*_: object) -> None:
+        nonlocal expired
+        expired = True
         raise _TooSlow
 
     previous = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    # Again every second, because Python ignores an exception in a finalizer.
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
     try:
         yield
+    except BaseException:
+        if expired:  # also if torch, interrupted, has raised an error of its own
+            raise _TooSlow from None
+        raise
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, previous)

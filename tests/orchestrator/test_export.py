@@ -2,7 +2,7 @@
 
 import json
 import shutil
-import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,6 @@ from pipelines.data.dataset import open_dataset
 from pipelines.data.image_format import ImageFormat
 from pipelines.data.normalization import normalize
 from pipelines.model_directory import write_model_directory
-from pipelines.network import export
 from pipelines.network.build import build_network
 from pipelines.network.export import METADATA, ExportError, export_program, save_onnx
 from pipelines.network.file_names import WEIGHTS_FILE
@@ -298,22 +297,37 @@ def test_network_that_cannot_be_exported_is_reported() -> None:
         export_program(_Deciding())
 
 
-class _Endless(torch.nn.Module):
-    """A network that keeps the export busy, as conditions on sizes can for hours."""
+ENDLESS = """\
+import signal, torch
+from pipelines.network import export
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+
+class Endless(torch.nn.Module):  # keeps the export busy, as conditions on sizes can for hours
+    def forward(self, images):
         while images.shape[2] > 1:
             images = images + 1
         return images
 
 
-def test_export_for_all_sizes_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    export_program(torch.nn.Conv2d(3, 2, 1))  # imports torch's compiler, which takes seconds
-    monkeypatch.setattr(export, "_PATIENCE", 0.3)
-    with pytest.raises(ExportError, match=r"did not finish .* processor time; .* --size HxW"):
-        export_program(_Endless())
-    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
-    assert signal.getsignal(signal.SIGVTALRM) is signal.SIG_DFL
+export.export_program(torch.nn.Conv2d(3, 2, 1))  # imports torch's compiler
+export._PATIENCE = 0.3
+try:
+    export.export_program(Endless())
+except export.ExportError as error:
+    print(error)
+assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+assert signal.getsignal(signal.SIGVTALRM) is signal.SIG_DFL
+"""
+
+
+@pytest.mark.slow
+def test_export_for_all_sizes_has_an_end() -> None:
+    """In a process of its own: torch may not recover."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDLESS], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert "torch.export did not finish this network for all sizes in" in ended.stdout
+    assert "--size HxW" in ended.stdout
 
 
 @pytest.mark.parametrize("key", ["init", "backbone_weights"])

@@ -85,6 +85,24 @@ def test_a_tiny_training_says_little_about_a_large_one() -> None:
     assert both.spread(larger) < 0.5
 
 
+def test_tiny_trainings_that_agree_say_no_more_about_large_ones() -> None:
+    tiny = [
+        replace(SMALL, gflops=0.05 * part, megapixels=0.004 * part, batch=batch)
+        for part in (1, 2)
+        for batch in (2, 4, 8, 16)
+    ]
+    large = replace(SMALL, gflops=50.0, megapixels=0.5)
+
+    def seconds(load: Workload) -> float:
+        return 0.2 + load.batch * (0.03 * load.gflops + 0.1 * load.megapixels)
+
+    calibration = calibrate(*(measurement(load, step=seconds(load)) for load in tiny))
+    estimate = calibration.training(large, 1000, 0)
+    assert estimate.low < 1000 * seconds(large) < estimate.high
+    assert calibration.spread(large) > 0.6
+    assert calibration.spread(tiny[0]) == pytest.approx(0.15)  # as a repetition scatters
+
+
 def test_measured_workload_keeps_its_own_time() -> None:
     outlier = replace(SMALL, gflops=3.0)
     calibration = calibrate(*map(measurement, sample_workloads()), measurement(outlier, error=3.0))

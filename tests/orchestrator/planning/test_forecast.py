@@ -81,6 +81,34 @@ def test_forecast_schedules_the_trials_on_the_nodes(file: Path) -> None:
     assert forecast_of(study, trials, cpus=6.0).wall.value == pytest.approx(seconds)
 
 
+def test_intervals_of_a_study_follow_from_those_of_its_trials(file: Path) -> None:
+    """The measured trials have a narrow interval; a large one, which was not measured, a wide
+    one."""
+    study, trials = resolved(file)
+    large = replace(
+        trials[-1],
+        name="large",
+        identity="large",
+        cost=replace(trials[-1].cost, gflops=900.0),
+    )
+    measured = [timed(trial, study) for trial in trials]
+    forecaster = Forecaster.of(trials, study.config.resources, measured, "cpu", "device")
+    every = [*trials, large]
+    estimates = [forecaster.trial(trial) for trial in every]
+    own = estimates[-1]
+    assert own.high / own.value > 1.5 > 1.3 > estimates[0].high / estimates[0].value
+    capacity = Capacity(GangShape.of(1, {"CPU": 1.0}), 1.0, [{"CPU": 1.0}], None, price=1.0)
+    todo = {trial.identity for trial in every}
+    forecast = forecaster.study(every, todo, {}, priorities(study.config, every), capacity)
+    assert forecast.longest == own
+    for bound in ("low", "value", "high"):
+        total = sum(getattr(estimate, bound) for estimate in estimates)
+        assert getattr(forecast.device_hours, bound) == pytest.approx(total / 3600)
+    assert forecast.wall.value == pytest.approx(sum(estimate.value for estimate in estimates))
+    alone = forecaster.study([large], {"large"}, {}, {"large": 0}, capacity)
+    assert alone.wall == own
+
+
 def test_finished_trials_cost_nothing_and_shared_trials_count_once(file: Path) -> None:
     study, trials = resolved(file)
     twin = replace(trials[0], name="twin")

@@ -1,12 +1,13 @@
 """Which device's measurements the planner uses while no machine of the cluster is running."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from orchestrator.context import RunContext, StopRequest
-from orchestrator.planning.estimate import Measurement
+from orchestrator.planning.estimate import Measurement, Workload
 from orchestrator.planning.forecast import workload
 from orchestrator.planning.planner import Planner
 from orchestrator.preflight.preflight import measurements
@@ -41,9 +42,14 @@ class Study:
         self.directory = directory
 
     def planner(
-        self, *nodes: dict[str, float], device: str = "", timed: tuple[str, ...]
+        self,
+        *nodes: dict[str, float],
+        device: str = "",
+        timed: tuple[str, ...],
+        load: Workload | None = None,
     ) -> Planner:
-        load = workload(self.trials[0], self.study.config.resources)
+        """load: of the measurements; by default that of the trial."""
+        load = load or workload(self.trials[0], self.study.config.resources)
         measured = [Measurement(load, kind, "fp32", "trial", 2.0) for kind in timed]
         context = RunContext(
             Storage.parse(str(self.directory)),
@@ -81,6 +87,12 @@ def test_detected_device_takes_precedence(study: Study) -> None:
     assert study.step(planner) is None
     assert planner.probe_would_help(study.trials)
     assert not study.planner(L40S, device="a", timed=("a",)).probe_would_help(study.trials)
+    # Timings of trainings unlike this one do not replace a probe.
+    load = workload(study.trials[0], study.study.config.resources)
+    for factor, helps in ((1.2, False), (1e4, True)):
+        other = replace(load, gflops=load.gflops * factor, megapixels=load.megapixels * factor)
+        planner = study.planner(L40S, device="a", timed=("a",), load=other)
+        assert planner.probe_would_help(study.trials) == helps
     # No machine is started only to probe its device.
     assert not study.planner(L40S, timed=()).probe_would_help(study.trials)
 

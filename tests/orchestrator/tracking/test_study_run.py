@@ -16,7 +16,7 @@ from orchestrator.study.study import Study
 from orchestrator.tracking import runs
 from orchestrator.tracking import store as store_module
 from orchestrator.tracking.queries import read_snapshot
-from orchestrator.tracking.store import TrackingError, TrackingStore
+from orchestrator.tracking.store import TrackingError, TrackingStore, now_ms
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.training.config import OptimizerConfig
 from tests.support.tracked_trials import decision_on, finish
@@ -167,6 +167,12 @@ def test_duration_is_the_training_time(
     tags = client.get_run(run_id).data.tags
     for name in ("orchestrator.started", "orchestrator.ended"):
         assert abs(datetime.fromisoformat(tags[name]) - began - timedelta(hours=1)).seconds < 60
+
+    # Time within the next epoch is neither an epoch nor the score of one.
+    study_run.log_time(run_id, 1, {"trial/seconds": 75.0}, now_ms())
+    timed = study_run.store.trial_run(run_id)
+    assert (timed.metrics["trial/seconds"], timed.epoch) == (75.0, 1)
+    assert study_run.logged_epochs(timed) == {1}
 
     record = decision_on(study_run, trial).run
     study_run.begin_trial(trial, None, record)
