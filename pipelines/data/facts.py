@@ -25,12 +25,14 @@ _LISTED = 5  # names in a message before it says how many more there are
 class SplitFacts:
     """What the labels of a split hold.
 
-    images: number of images. unlabeled: names of the images without a labeled pixel. occurring,
-    missing: names of the classes that occur in a label, and of those that do not. ignored: share of
-    the pixels that are ignored in the other images, 0 to 1; None if no pixel is labeled.
+    images: number of images. groups: number of their groups, 0 if they have none. unlabeled: names
+    of the images without a labeled pixel. occurring, missing: names of the classes that occur in a
+    label, and of those that do not. ignored: share of the pixels that are ignored in the other
+    images, 0 to 1; None if no pixel is labeled.
     """
 
     images: int
+    groups: int
     unlabeled: tuple[str, ...]
     occurring: tuple[str, ...]
     missing: tuple[str, ...]
@@ -46,6 +48,7 @@ def split_facts(dataset: PreparedDataset, name: str) -> SplitFacts:
     pixels = int((split.heights * split.widths)[labeled > 0].sum())
     return SplitFacts(
         images=len(split),
+        groups=len({group for group in split.groups if group is not None}),
         unlabeled=tuple(split.identifiers[index] for index in np.flatnonzero(labeled == 0)),
         occurring=tuple(np.array(names)[occurs].tolist()),
         missing=tuple(np.array(names)[~occurs].tolist()),
@@ -76,11 +79,12 @@ def repeated_images(split: Split) -> list[list[int]]:
 
 
 def summary(dataset: PreparedDataset, splits: Sequence[str]) -> list[str]:
-    """Return a line about each split: its images, classes and ignored pixels."""
+    """Return a line about each split: its images, groups, classes and ignored pixels."""
     lines = []
     for name in splits:
         facts = split_facts(dataset, name)
-        line = f"{name}: {counted(facts.images, 'image')}, "
+        groups = f" in {counted(facts.groups, 'group')}" if facts.groups else ""
+        line = f"{name}: {counted(facts.images, 'image')}{groups}, "
         if facts.ignored is None:
             line += "no pixel is labeled"
         else:

@@ -111,7 +111,10 @@ class Writer:
 
     def _write_shard(self, number: int, samples: list[Sample]) -> Shard:
         data = encode_shard(samples)
-        content = content_digest(sample.digest for sample in samples)
+        rows = [sample.digest for sample in samples]
+        if self._reader.states_groups:  # other groups would be other folds
+            rows += [sample.group or "" for sample in samples]
+        content = content_digest(rows)
         split = samples[0].split
         # The digest in the name keeps two preparations in one bucket from mixing their shards.
         name = f"{split}-{number:05d}-{content[:8]}.parquet"

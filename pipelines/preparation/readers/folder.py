@@ -1,4 +1,4 @@
-"""Your own folders of images and label PNGs, described by a YAML file, `dataset.yaml`:
+r"""Your own folders of images and label PNGs, described by a YAML file, `dataset.yaml`:
 
 name: orchard
 classes:                    # in the order of their indices
@@ -16,6 +16,9 @@ splits:
   test: {images: images/test}       # without labels
 # label_suffix: _mask       # labels are named like their images with `_mask` added; also
 #                           # `image_suffix`; with an ending (.png), only files that have it
+# group: '(patient\d+)_.*'  # regular expression, matched from the start of a sample's path below
+#                           # `images` without ending; what is in parentheses (the whole match
+#                           # without them) is the sample's group, which folds do not divide
 # scale: [0, 4095]          # stored values that become black and white, for images of 16 bits or
 #                           # of floating-point numbers
 # bits: 16                  # keep all 16 bits; `scale` is then what networks receive as 0 and 1,
@@ -49,6 +52,7 @@ from pipelines.data.image_io import to_rgb
 from pipelines.data.manifest import DESCRIPTION_NAME, ClassInfo, DatasetError
 from pipelines.preparation.image_reading import ImageReading
 from pipelines.preparation.labels import indices_of_colors
+from pipelines.preparation.readers.folder_groups import check_group, with_groups
 from pipelines.preparation.readers.folder_images import (
     IMAGE_KEYS,
     check_image_keys,
@@ -66,7 +70,9 @@ from pipelines.preparation.readers.folder_labels import (
 from pipelines.preparation.readers.pairing import pair_files, select_listed
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 
-KEYS = ("name", "classes", "values", "ignore", "label_colors", "ignore_colors", "splits")
+KEYS = (
+    *("name", "classes", "values", "ignore", "label_colors", "ignore_colors", "splits", "group"),
+)
 SPLIT_KEYS = ("images", "labels", "names")
 # Split names become parts of file names, and `train+val` joins two splits.
 SPLIT_NAME = re.compile(r"\w[\w.-]*")
@@ -125,6 +131,7 @@ class Folder(Reader):
                         "remove the key if there is none"
                     )
         check_label_values(path, content)
+        check_group(path, content)
         return dict(content)
 
     @property
@@ -153,6 +160,8 @@ class Folder(Reader):
                 folders = [images] if labels is None else [images, labels]
                 names = self.source / entry["names"]
                 paired = select_listed(paired, str(split), names, self.source, folders)
+            if self.states_groups:
+                paired = with_groups(paired, str(split), self.description["group"])
             whole.add(paired)
         return whole
 
@@ -163,6 +172,10 @@ class Folder(Reader):
     @property
     def states_ignored(self) -> bool:
         return "ignore" in self.description
+
+    @property
+    def states_groups(self) -> bool:
+        return "group" in self.description
 
     @property
     def image_reading(self) -> ImageReading:

@@ -109,6 +109,12 @@ class Reader(ABC):
         return True
 
     @property
+    def states_groups(self) -> bool:
+        """Whether someone has stated which samples share a group, so that other groups of the same
+        samples are another data set."""
+        return False
+
+    @property
     def image_reading(self) -> ImageReading:
         """How images become pixels."""
         return ImageReading(file="the dataset.yaml of a `folder` data set")

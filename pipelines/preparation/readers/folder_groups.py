@@ -1,0 +1,67 @@
+r"""The key `group` of a `folder` data set: a regular expression that finds a sample's group, such
+as a patient or a drive, in its name.
+
+It is matched from the start of a sample's identifier. Its capturing group is the sample's group,
+or the whole match if it has none: both `(patient\d+)_.*` and `patient\d+` put `patient7_03` into
+`patient7`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.data.manifest import DatasetError
+from pipelines.preparation.readers.reader import Listing
+
+
+def check_group(path: Path, content: Mapping[str, Any]) -> None:
+    """Check the key `group` of the description in `path`. Raises DatasetError."""
+    if "group" not in content:
+        return
+    value = content["group"]
+    if not isinstance(value, str):
+        raise DatasetError(
+            rf"{path}: group must be a regular expression in quotes, such as '(patient\d+)_.*', "
+            f"received {value!r}; leave it out if samples have no groups"
+        )
+    try:
+        expression = re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise DatasetError(
+            f"{path}: group must be a regular expression, received `{value}`, which is invalid "
+            f"({error}); correct it as Python's `re` documents"
+        ) from error
+    if expression.groups > 1:
+        raise DatasetError(
+            f"{path}: group must have at most one capturing group, received `{value}` with "
+            f"{expression.groups}; write the others as (?:...)"
+        )
+
+
+def with_groups(listing: Listing, split: str, expression: str) -> Listing:
+    """Return the listing of a split with each record's group.
+
+    expression: the checked value of `group`. Records for which it finds no group, or an empty one,
+    are reported in one sentence and left out.
+    """
+    compiled = re.compile(expression)
+    grouped = Listing(problems=list(listing.problems), notes=list(listing.notes))
+    unmatched = []
+    for record in listing.records:
+        match = compiled.match(record.identifier)
+        group = match[compiled.groups] if match else None  # 0 is the whole match
+        if group:
+            grouped.records.append(replace(record, group=group))
+        else:
+            unmatched.append(record.identifier)
+    if unmatched:
+        grouped.problems.append(
+            f"{split}: group `{expression}` finds no group in the names of {len(unmatched)} of "
+            f"{len(listing.records)} samples, first {unmatched[0]!r}; change it so that it matches "
+            "the start of every name, a path below the folder of images without its ending"
+        )
+    return grouped
