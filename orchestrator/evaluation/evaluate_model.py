@@ -50,7 +50,7 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
     config = _evaluation_config(options)
     storage = storage_of(options)
     store = store_for_model(options.model, storage.local)
-    model = load_model(options.model, store, options.imports)
+    model = load_model(options.model, store, options.imports, to_record=True)
     location = dataset_location(options.dataset, storage.at("datasets"))
     if Path(location).exists():
         location = str(Path(location).resolve())  # a cluster's processes run in other directories

@@ -131,10 +131,14 @@ def store_for_model(name: str, storage: Path) -> TrackingStore | None:
         raise ModelError(f"{name}: {error}") from None
 
 
-def load_model(name: str, store: TrackingStore | None, imports: Sequence[str] = ()) -> TrainedModel:
+def load_model(
+    name: str, store: TrackingStore | None, imports: Sequence[str] = (), to_record: bool = False
+) -> TrainedModel:
     """Load the model `name` from `store`, or from a directory if `store` is None.
 
-    imports: modules that register components of the model.
+    imports: modules that register components of the model. to_record: if the model belongs to a
+    run, scores will be recorded with it, under the version of all code of the training. Otherwise
+    the user's code for the network is enough.
 
     Raises ModelError, TrackingError, StudyError (an invalid file), NetworkError or CheckpointError.
     """
@@ -146,7 +150,7 @@ def load_model(name: str, store: TrackingStore | None, imports: Sequence[str] = 
                 f"{name}: no such directory; MODEL may also be runs:/ID/model, runs:/ID/best, "
                 "runs:/ID/last or models:/NAME@ALIAS"
             )
-        return _read(name, None, "model", directory, imports)
+        return _read(name, None, "model", directory, imports, for_training=False)
     run = _RUN.fullmatch(name)
     run_id, checkpoint = run.groups() if run else (None, "model")
     with tempfile.TemporaryDirectory(prefix="model-") as temporary:
@@ -156,7 +160,8 @@ def load_model(name: str, store: TrackingStore | None, imports: Sequence[str] = 
             # The run of a registered model may be in another store.
             if run_id is None and model_run_id is not None and store.exists(model_run_id):
                 run_id = model_run_id
-        return _read(name, run_id, checkpoint, directory, imports)
+        for_training = to_record and run_id is not None
+        return _read(name, run_id, checkpoint, directory, imports, for_training)
 
 
 def _origin(directory: Path) -> tuple[str | None, str]:
@@ -168,7 +173,12 @@ def _origin(directory: Path) -> tuple[str | None, str]:
 
 
 def _read(
-    name: str, run_id: str | None, checkpoint: str, directory: Path, imports: Sequence[str]
+    name: str,
+    run_id: str | None,
+    checkpoint: str,
+    directory: Path,
+    imports: Sequence[str],
+    for_training: bool,
 ) -> TrainedModel:
     # In MLflow, the model directory is inside MLflow's own directory of the model.
     directories = sorted(path.parent for path in directory.rglob(EXPERIMENT_FILE))
@@ -184,7 +194,7 @@ def _read(
     for file in (CLASSES_FILE, WEIGHTS_FILE):
         if not (directory / file).is_file():
             raise ModelError(f"{name} is not a model: it has no {file}")
-    experiment = validate_experiment(_mapping(directory / EXPERIMENT_FILE))
+    experiment = validate_experiment(_mapping(directory / EXPERIMENT_FILE), for_training)
     class_list = validate(_mapping(directory / CLASSES_FILE), ClassList)
     network = _build(experiment, class_list)
     load_weights(directory, network)

@@ -123,9 +123,14 @@ def _replaced(value: Any, keys: Keys, inner: Any) -> Any:
     return {**value, keys[0]: _replaced(value[keys[0]], keys[1:], inner)}
 
 
-def validate_experiment(source: Source) -> Experiment:
+def validate_experiment(source: Source, for_training: bool = True) -> Experiment:
     """Validate an experiment. `model` is FENet's configuration, or a user-defined network:
-    `package.module:Class`, or a mapping of `network` and `arguments`. Raises StudyError."""
+    `package.module:Class`, or a mapping of `network` and `arguments`.
+
+    for_training: import and check the classes of the optimizer, the schedule, the loss, the
+    transforms and the metrics, too, and not only the network's.
+
+    Raises StudyError."""
     model = source.value.get("model", {})
     if isinstance(model, str) and ":" in model:
         source = source.merged(single_value("model.network", model, source.location(("model",))))
@@ -146,7 +151,8 @@ def validate_experiment(source: Source) -> Experiment:
         problems += error.problems
     try:
         experiment = validate(source.without("model"), Experiment)
-        check_training_classes(experiment, source)
+        if for_training:
+            check_training_classes(experiment, source)
     except StudyError as error:
         problems += error.problems
     if problems:
