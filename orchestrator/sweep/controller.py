@@ -135,7 +135,8 @@ class SweepController:
                 decisions = self._reconcile()
             if study_run.lost_reason:
                 return False
-            study_run.close_trials()  # the table shows them as they will be
+            # The table shows them as they will be.
+            study_run.close_trials(self._limit_reached() or "")
             evaluation_failures = evaluate_finished(
                 self.study,
                 self.trials,

@@ -260,11 +260,11 @@ class StudyRun:
         self.store.set_tags(self.parent_id, {"mlflow.note.content": note})
         self.store.client.set_experiment_tag(self.experiment_id, "mlflow.note.content", note)
 
-    def close_trials(self) -> None:
+    def close_trials(self, reason: str = "") -> None:
         """Close the study's open trials, which nothing trains any more, as interrupted; does
-        nothing if the lock was lost."""
+        nothing if the lock was lost. reason: the limit that held them; by default a stop."""
         with suppress(StudyLockLostError):
-            self._close_left_behind("the study was stopped; run it again to continue")
+            self._close_left_behind(reason or "the study was stopped; run it again to continue")
 
     def close(self, status: RunStatus) -> None:
         """Close the parent run with `status`, or with its previous status if its page shows another

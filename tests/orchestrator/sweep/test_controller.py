@@ -333,3 +333,22 @@ def test_nothing_starts_once_the_limit_of_hours_is_reached(swept_study: SweptStu
     trials = swept_study.store.search([experiment], "tags.`orchestrator.kind` = 'trial'")
     assert {run.info.run_id for run in trials} == swept_study.names.keys()
     assert swept_study.parent_run.info.status == "KILLED"
+
+
+@pytest.mark.slow
+def test_trials_that_a_limit_kept_from_starting_say_so(
+    swept_study: SweptStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(self: SweepController, study_run: StudyRun, todo: Any, *_: object) -> None:
+        for trial in todo:
+            study_run.begin_trial(trial, None, None)
+        assert self.budget is not None
+        self.budget.hold("limits.gpu_hours: used up")
+        self.budget.leave_out()
+
+    monkeypatch.setattr(SweepController, "_train", train)
+    assert not swept_study.sweep()
+    experiment = swept_study.parent_run.info.experiment_id
+    trials = swept_study.store.search([experiment], "tags.`orchestrator.kind` = 'trial'")
+    reasons = {run.data.tags["orchestrator.reason"] for run in trials}
+    assert reasons == {"limits.gpu_hours: used up"}
