@@ -34,6 +34,7 @@ from orchestrator.sweep.waiting import wait_for_others
 from orchestrator.tracking.abandoned import close_abandoned
 from orchestrator.tracking.links import sync_links
 from orchestrator.tracking.queries import StoreSnapshot, read_snapshot
+from orchestrator.tracking.renamed import rename_runs
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
@@ -96,11 +97,10 @@ class SweepController:
         status: RunStatus = "FAILED"
         done = False
         try:
-            decisions = self._reconcile()
+            decisions = self._update_runs(study_run, self._reconcile())
             budget = self.budget = create_budget(
                 self.study, self._snapshot, self.placement, self.began
             )
-            mark_superseded(study_run, self.trials, self._snapshot.trials)
             announce(self.study, self.trials, decisions, self.context.console)
             for line in self.report.read(self._snapshot).seed_caveats:
                 say(self.context.console, line, style="yellow")
@@ -207,6 +207,21 @@ class SweepController:
                 self.failures.setdefault(name, decision.run.reason)
         return decisions
 
+    def _update_runs(
+        self, study_run: StudyRun, decisions: Mapping[str, Decision]
+    ) -> Mapping[str, Decision]:
+        """Bring the runs of earlier commands in line with the study file; return the decisions
+        with the updated runs."""
+        mark_superseded(study_run, self.trials, self._snapshot.trials)
+        runs = {name: decision.run for name, decision in decisions.items() if decision.run}
+        if rename_runs(study_run, self.trials, runs):
+            decisions = self._reconcile()
+        self._sync_links(study_run)
+        return decisions
+
+    def _sync_links(self, study_run: StudyRun) -> None:
+        sync_links(study_run, {trial.name: trial for trial in self.trials}, self.finished)
+
     def _extend(self, decisions: Mapping[str, Decision]) -> bool:
         """Add the next samples of a search; return whether there are any."""
         extension = self.extended(self.study, self.trials, decisions)
@@ -300,7 +315,7 @@ class SweepController:
             report, self.finished, self.failures, decisions, console, storage, limit is not None
         )
         if study_run.page.is_own:
-            sync_links(study_run, {trial.name: trial for trial in self.trials}, self.finished)
+            self._sync_links(study_run)
             register_best_trial(report, self.store, console)
             if not self.study.is_partial:  # the figures' models are chosen among all trials
                 draw_study_figures(

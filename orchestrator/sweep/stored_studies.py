@@ -69,11 +69,13 @@ def recorded_study(
 
 def runs_of_trial(store: TrackingStore, name: str, study: str | None) -> Sequence[TrialRun]:
     """Return all runs of the trial called `name`, with its variant's key or label, or the run with
-    that id."""
+    that id. If there is none, return those of the trials that were called so before their study was
+    edited."""
     studies = read_snapshot(store).studies if study is None else [find_study(store, study)]
     runs = [run for each in studies for run in each.trials]
     matches = [run for run in runs if name in (run.name, run.run_id)]
     matches = matches or [run for run in runs if name == run.labeled_name]
+    matches = matches or [run for run in runs if name in run.former_names]
     if not matches:
         names = sorted({run.name for run in runs})
         advice = suggestion(name, names) if names else f"there is none in {store.display_uri}"

@@ -60,6 +60,9 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
     runs = runs_of_trial(store, options.trial, options.study)
     trial = newest(runs)
     follow = options.follow and not store.replica  # a replica does not change
+    if options.trial not in (trial.name, trial.labeled_name, trial.run_id):
+        message = f"{options.trial} is called {trial.name} since its study was edited"
+        say(open_console(sys.stderr), message, style="dim")
     if len(runs) > 1:
         others = ", ".join(run.run_id for run in runs if run is not trial)
         message = f"{len(runs)} runs are called {trial.name}; this is run {trial.run_id}, "

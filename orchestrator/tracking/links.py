@@ -1,4 +1,4 @@
-"""Links: rows of a study that were trained by another study, or under another row's name.
+"""Links: rows of a study that another study trained, or another row with the same settings.
 
 A link is a run of its own, so that the study's page in MLflow shows every trial. It repeats the
 final metrics of the run that it refers to, and does not count as a training.
@@ -19,9 +19,14 @@ def sync_links(
     """Create, update and delete the study's links. trials: the command's trials by name; finished:
     their finished runs by trial name.
 
-    A trial gets a link if its run was trained under another study or another name; the link shows
-    that run's current metrics. A link whose run is no longer finished is deleted.
+    A trial gets a link if its run belongs to another study or another row; the link shows that
+    run's current name and metrics. A link is deleted if its run is no longer finished, or if the
+    study no longer has its trial. A trial that `--only` leaves out keeps its link. Does nothing if
+    the study's page shows another table than this command's.
     """
+    if not study_run.page.is_own:
+        return
+    left_out = {trial.name for trial in study_run.study.all_trials} - trials.keys()
     missing = {
         name: run
         for name, run in finished.items()
@@ -35,23 +40,26 @@ def sync_links(
             old = link.data.metrics
             new = {key: value for key, value in target.metrics.items() if old.get(key) != value}
             store.log_metrics(link.info.run_id, new, step=target.epoch)
+            store.set_tags(link.info.run_id, _tags(trials[name], target))
             del missing[name]
-        elif name in trials:
+        elif name not in left_out:
             store.client.delete_run(link.info.run_id)
     for name, run in missing.items():
         _create_link(study_run, trials[name], run)
 
 
+def _tags(trial: ResolvedTrial, target: TrialRun) -> dict[str, str]:
+    return {**tag.trial_tags(trial), "mlflow.note.content": link_note(target)}
+
+
 def _create_link(study_run: StudyRun, trial: ResolvedTrial, target: TrialRun) -> None:
     tags = {
         tag.KIND: "link",
-        tag.TRIAL: trial.name,
         tag.RUN: target.run_id,
         tag.IDENTITY: trial.identity,
         tag.CODE: target.code,
-        **tag.cell_tags(trial),
+        **_tags(trial, target),
         "mlflow.parentRunId": study_run.parent_id,
-        "mlflow.note.content": link_note(target),
     }
     store = study_run.store
     link = store.client.create_run(

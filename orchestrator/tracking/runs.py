@@ -39,18 +39,19 @@ class TrialRun:
 
     code: the version of the code that trained it, several joined by `+` if it was resumed under
     another version, empty if it never started. epoch: the last recorded epoch, 0 before the first.
-    name: the trial's name in its study; labeled_name: the same with the variant's label. reason:
-    why it failed or was interrupted; may be empty. variant, axes, sample: its row, the grid's
-    values as text, and its sample of a search. stopped_early: by the early stopping of a search.
-    superseded: the study no longer has this trial. active_elsewhere: another live process has
-    scheduled or is training it; claimed: that process holds the claim. trials: (study, trial) of
-    the rows that it serves: its own, and those that link to it. workers: their number, several
-    joined by `+` if it changed; empty before the first epoch. dataset: as named by the study; data:
-    the data set's fingerprint; data_warnings: what limits the scores on it. weights: locations of
-    the initial weights of the backbone and of the whole network; digests: of these two; None if
-    there are none. evaluations: the settings of each later evaluation, by its name. measurement:
-    its timings as JSON. started_at: when it was scheduled; ended_at: that plus its training time,
-    see `shown_end`; closed_at: when it ended; all in seconds since the epoch.
+    name: the trial's name in its study; labeled_name: the same with the variant's label;
+    former_names: both, before the study was edited. reason: why it failed or was interrupted; may
+    be empty. variant, axes, sample: its row, the grid's values as text, and its sample of a search.
+    stopped_early: by the early stopping of a search. superseded: the study no longer has this
+    trial. active_elsewhere: another live process has scheduled or is training it; claimed: that
+    process holds the claim. trials: (study, trial) of the rows that it serves: its own, and those
+    that link to it. workers: their number, several joined by `+` if it changed; empty before the
+    first epoch. dataset: as named by the study; data: the data set's fingerprint; data_warnings:
+    what limits the scores on it. weights: locations of the initial weights of the backbone and of
+    the whole network; digests: of these two; None if there are none. evaluations: the settings of
+    each later evaluation, by its name. measurement: its timings as JSON. started_at: when it was
+    scheduled; ended_at: that plus its training time, see `shown_end`; closed_at: when it ended; all
+    in seconds since the epoch.
     """
 
     run_id: str
@@ -62,6 +63,7 @@ class TrialRun:
     metrics: Mapping[str, float]
     name: str = ""
     labeled_name: str = ""
+    former_names: tuple[str, ...] = ()
     experiment_id: str = ""
     reason: str = ""
     variant: str = ""
@@ -136,7 +138,7 @@ def read_trial_run(
     the rows that link to it. left_open: an open run counts as interrupted, because the process that
     runs its study has ended without closing it."""
     info, tags, params, metrics = run.info, run.data.tags, run.data.params, run.data.metrics
-    name, variant = tags.get(tag.TRIAL, info.run_name), tags.get(tag.VARIANT, "")
+    name = tags.get(tag.TRIAL, info.run_name)
     locations = (params.get(f"training.{key}") for key in ("backbone_weights", "init"))
     backbone, whole = (None if text in (None, "None") else text for text in locations)
     closed = tags.get(tag.ENDED)
@@ -151,10 +153,11 @@ def read_trial_run(
         epoch=int(metrics.get("epoch", 0)),
         metrics=_latest_scores(run),
         name=name,
-        labeled_name=tags.get(tag.LABEL, variant) + name.removeprefix(variant),
+        labeled_name=tag.labeled_name(name, tags),
+        former_names=tuple(tags.get(tag.FORMER_NAMES, "").splitlines()),
         experiment_id=info.experiment_id,
         reason=ENDED_UNCLOSED if left_open else tags.get(tag.REASON, ""),
-        variant=variant,
+        variant=tags.get(tag.VARIANT, ""),
         axes={k.removeprefix(tag.AXIS): v for k, v in tags.items() if k.startswith(tag.AXIS)},
         sample=tag.sample_in(tags),
         stopped_early=tags.get(tag.STOPPED) == "early",

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities import Run
+
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking import tags as tag
@@ -85,10 +87,8 @@ class StudyRun:
         self._lock.check()
         tags = {
             tag.KIND: "trial",
-            tag.TRIAL: trial.name,
             tag.IDENTITY: trial.identity,
             tag.DATA: trial.dataset.manifest.fingerprint,
-            **tag.cell_tags(trial),
             tag.CLAIM: "requested",
             "mlflow.parentRunId": self.parent_id,
         }
@@ -107,15 +107,27 @@ class StudyRun:
             client.update_run(run.run_id, "SCHEDULED")
             ended = dict.fromkeys((tag.STOPPED, tag.REASON, tag.STARTED, tag.ENDED), "")
             self.store.set_tags(run.run_id, {**tags, **ended})
+            self.rename_trial(client.get_run(run.run_id), trial)
             if not run.dataset:  # the process that created it was interrupted
                 self._describe(run.run_id, trial)
             return run.run_id
         # The tags include the claim, so that the run never exists without it.
-        created = client.create_run(self.experiment_id, run_name=run_name(trial), tags=tags)
+        created = client.create_run(
+            self.experiment_id, run_name=run_name(trial), tags={**tags, **tag.trial_tags(trial)}
+        )
         run_id = str(created.info.run_id)
         self._describe(run_id, trial)
         client.update_run(run_id, "SCHEDULED")
         return run_id
+
+    def rename_trial(self, run: Run, trial: ResolvedTrial) -> None:
+        """Give a trial's run the trial's present name, label and cell, if they have changed."""
+        tags = tag.changed_trial_tags(run.data.tags, trial)
+        if tags:
+            self._lock.check()
+            # The tags last: a run with an earlier name has earlier tags, and is renamed again.
+            self.store.client.update_run(run.info.run_id, name=run_name(trial))
+            self.store.set_tags(run.info.run_id, tags)
 
     def _describe(self, run_id: str, trial: ResolvedTrial) -> None:
         """Record the settings, the network's cost and the data set of a trial's run."""

@@ -22,11 +22,15 @@ TRIAL = f"{PREFIX}trial"
 IDENTITY = f"{PREFIX}identity"
 """Hash of everything that decides the trial's result; equal identities are trained once."""
 
+FORMER_NAMES = f"{PREFIX}former_names"
+"""Names that the trial had before the study file was edited, one per line; with the variant's key
+and with its label."""
+
 VARIANT = f"{PREFIX}variant"
 """The variant's name; each variant is a row of the table."""
 
 LABEL = f"{PREFIX}label"
-"""The variant's label in the table, as it was when the run was created or resumed."""
+"""The variant's label in the table."""
 
 SEED = f"{PREFIX}seed"
 """The trial's seed."""
@@ -117,10 +121,15 @@ LOCK_REQUEST = f"{PREFIX}request."
 """Prefix, on the parent: processes that are trying to take the study's lock."""
 
 
-def cell_tags(trial: Trial) -> dict[str, str]:
-    """Return the tags that say which trial of its study a run is: variant, grid values, sample,
-    seed, and the fold if there are folds."""
-    tags = {VARIANT: trial.variant, LABEL: trial.label, SEED: str(seed_of(trial.repetition))}
+def trial_tags(trial: Trial) -> dict[str, str]:
+    """Return the tags that say which trial of its study a run is: name, variant, label, grid
+    values, sample, seed, and the fold if there are folds."""
+    tags = {
+        TRIAL: trial.name,
+        VARIANT: trial.variant,
+        LABEL: trial.label,
+        SEED: str(seed_of(trial.repetition)),
+    }
     fold = fold_of(trial.repetition)
     if fold is not None:
         tags[FOLD] = str(fold)
@@ -128,6 +137,34 @@ def cell_tags(trial: Trial) -> dict[str, str]:
         tags[SAMPLE] = str(trial.sample.number)
         tags[SAMPLE_VALUES] = json.dumps(trial.sample.values, sort_keys=True)
     return tags | {f"{AXIS}{axis}": str(value) for axis, value in trial.axes.items()}
+
+
+def changed_trial_tags(tags: Mapping[str, str], trial: Trial) -> dict[str, str]:
+    """Return the entries of `trial_tags` that a run with `tags` does not have, and its former names
+    if there are any such entries. A value is empty if the trial has no such tag any more."""
+    cell = (FOLD, SAMPLE, SAMPLE_VALUES)
+    outdated = [key for key in tags if key in cell or key.startswith(AXIS)]
+    present = trial_tags(trial)
+    changed = {
+        key: value
+        for key, value in (dict.fromkeys(outdated, "") | present).items()
+        if tags.get(key) != value
+    }
+    if changed and TRIAL in tags:
+        names = [*tags.get(FORMER_NAMES, "").splitlines(), *_names(tags)]
+        former = [name for name in dict.fromkeys(names) if name not in _names(present)]
+        changed[FORMER_NAMES] = "\n".join(former)
+    return changed
+
+
+def labeled_name(name: str, tags: Mapping[str, str]) -> str:
+    """Return a trial's name with its variant's label. tags: of its run."""
+    variant = tags.get(VARIANT, "")
+    return tags.get(LABEL, variant) + name.removeprefix(variant)
+
+
+def _names(tags: Mapping[str, str]) -> tuple[str, str]:
+    return tags[TRIAL], labeled_name(tags[TRIAL], tags)
 
 
 def sample_in(tags: Mapping[str, str]) -> SearchSample | None:

@@ -1,6 +1,7 @@
 """The sweep controller on studies whose trials are already recorded, without Ray."""
 
 import csv
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from orchestrator.report import study_report as reports
 from orchestrator.report.study_report import StudyReport
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.storage import Storage
+from orchestrator.studies import main
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
@@ -333,6 +335,58 @@ def test_nothing_starts_once_the_limit_of_hours_is_reached(swept_study: SweptStu
     trials = swept_study.store.search([experiment], "tags.`orchestrator.kind` = 'trial'")
     assert {run.info.run_id for run in trials} == swept_study.names.keys()
     assert swept_study.parent_run.info.status == "KILLED"
+
+
+def status(swept_study: SweptStudy, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    """Return the cells of the lines that `studies status` prints about the study and its trials."""
+    capsys.readouterr()
+    assert main(["status", "swept", "--storage", str(swept_study.file.parent)]) == 0
+    lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    table = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    return [table[1], *table[3:]]
+
+
+@pytest.mark.slow
+def test_edited_names_and_labels_are_those_of_the_runs(
+    swept_study: SweptStudy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the beginning of the command on, and also back."""
+    monkeypatch.setenv("COLUMNS", "200")
+    swept_study.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    assert swept_study.sweep()
+    run_ids = {name: run_id for run_id, name in swept_study.names.items()}
+    original = swept_study.file.read_text()
+    edited = original.replace("strong: {}", "best: {label: Ours}") + "seeds: [0, 1]\n"
+    seen: list[list[list[str]]] = []
+
+    def train(self: SweepController, study_run: StudyRun, todo: Any, *_: object) -> None:
+        for trial in todo:
+            study_run.start_trial(study_run.begin_trial(trial, None, None), trial.code)
+        seen.append(status(swept_study, capsys))
+        self.context.stop.requested = True
+
+    monkeypatch.setattr(SweepController, "_train", train)
+    swept_study.file.write_text(edited)
+    assert not swept_study.sweep()
+    names = [f"{name}, seed {seed}" for seed in (0, 1) for name in ("weak", "best", "late")]
+    for (study, *trials), other in ((seen[0], "training"), (status(swept_study, capsys), None)):
+        assert study[2] == f"3 finished, 3 {other or 'interrupted'}"
+        assert [trial[0] for trial in trials] == names
+    storage = ["--storage", str(swept_study.file.parent)]
+    for name in ("best, seed 0", "Ours, seed 0"):
+        assert main(["logs", name, *storage]) == 2  # the trial is known, and has printed nothing
+        assert "trial 'best, seed 0' has no log of worker 0" in capsys.readouterr().out
+    assert main(["logs", "strong", *storage]) == 2
+    assert "strong is called best, seed 0 since its study was edited" in capsys.readouterr().err
+
+    swept_study.file.write_text(original)
+    assert swept_study.sweep()
+    assert main(["logs", "Ours, seed 0", *storage]) == 2
+    assert "Ours, seed 0 is called strong since" in capsys.readouterr().err
+    study, *trials = status(swept_study, capsys)
+    assert study[2] == "3 finished, 3 not in the study any more"
+    current = {trial[0]: trial[-1] for trial in trials if trial[1] == "finished"}
+    assert current == run_ids
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Links to trials that another study trained."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,4 +63,34 @@ def test_finished_trial_of_another_study_is_linked_until_deleted(
     client.delete_run(run_id)
     assert decision_on(study_run, trial).state == "missing"
     sync_links(study_run, {name: trial}, {})
+    assert links() == []
+
+
+@pytest.mark.slow
+def test_links_follow_both_studies(
+    study_run: StudyRun, trial: ResolvedTrial, study: Study, uri: str, tmp_path: Path
+) -> None:
+    """The other study renames its trial; this one changes its label, then removes it."""
+    other = StudyRun.open(study_run.store, other_study(study, tmp_path))
+    finish(other, trial)
+    other.close("FINISHED")
+    run = decision_on(study_run, trial).run
+    assert run is not None
+
+    def links() -> list[Run]:
+        runs = MlflowClient(uri).search_runs([study_run.experiment_id])
+        return [run for run in runs if run.data.tags["orchestrator.kind"] == "link"]
+
+    sync_links(study_run, {trial.name: trial}, {trial.name: run})
+    (first,) = links()
+    labeled = replace(trial, label="Full network")
+    sync_links(study_run, {trial.name: labeled}, {trial.name: replace(run, name="renamed")})
+    (link,) = links()
+    assert link.info.run_id == first.info.run_id
+    assert link.data.tags["orchestrator.label"] == "Full network"
+    assert "Trained as [renamed](" in link.data.tags["mlflow.note.content"]
+    sync_links(study_run, {}, {})  # `--only` leaves it out
+    assert len(links()) == 1
+    study_run.study = replace(study, trials=(), all_trials=())
+    sync_links(study_run, {}, {})
     assert links() == []

@@ -1,0 +1,66 @@
+"""Gives the runs of an edited study the names and labels that their trials have now."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from mlflow.entities import Run
+
+from orchestrator.study.resolved import ResolvedTrial
+from orchestrator.tracking import tags as tag
+from orchestrator.tracking.descriptions import outcome_note, trial_note, with_outcome
+from orchestrator.tracking.runs import TrialRun
+from orchestrator.tracking.study_run import StudyRun
+
+
+def rename_runs(
+    study_run: StudyRun, trials: Sequence[ResolvedTrial], runs: Mapping[str, TrialRun]
+) -> bool:
+    """Update the name, tags and description of the study's runs whose trials have other names,
+    labels or grid values than when they were trained; return whether there are any.
+
+    trials: the trials of this command. runs: by trial name, of those that have one. What was
+    trained and the runs of other studies do not change. Does nothing if the study's page shows
+    another table than this command's, because a `--set` does not change the study. Raises
+    StudyLockLostError.
+    """
+    if not study_run.page.is_own:
+        return False
+    own = list(_own_runs(study_run, trials))
+    outdated = [each for each in own if tag.changed_trial_tags(each[0].data.tags, each[1])]
+    if not outdated:
+        return False
+    study_run.check_lock()
+    # The descriptions first: a run that keeps its earlier name is described again. Those of other
+    # runs may name the renamed ones.
+    run_ids = {trial.name: (study_run.experiment_id, run.info.run_id) for run, trial in own}
+    run_ids |= {name: (run.experiment_id, run.run_id) for name, run in runs.items()}
+    study = study_run.study.whole
+    for run, trial in own:
+        outcome = outcome_note(run.info.status, run.data.tags.get(tag.REASON, ""))
+        note = with_outcome(trial_note(trial, study, run_ids, study_run.experiment_id), outcome)
+        if run.data.tags.get("mlflow.note.content") != note:
+            study_run.describe_trial(run.info.run_id, note)
+    for run, trial in outdated:
+        study_run.rename_trial(run, trial)
+    return True
+
+
+def _own_runs(
+    study_run: StudyRun, trials: Sequence[ResolvedTrial]
+) -> Iterator[tuple[Run, ResolvedTrial]]:
+    """Yield the study's runs of `trials`, each with the trial after which it is named: of several
+    with equal identities, the one that it is named after now, or else the first."""
+    by_identity: dict[str, dict[str, ResolvedTrial]] = {}
+    for trial in trials:
+        by_identity.setdefault(trial.identity, {})[trial.name] = trial
+    settings = {trial.name: trial.experiment for trial in study_run.study.all_trials}
+    query = f"tags.`{tag.KIND}` = 'trial'"
+    for run in study_run.store.search([study_run.experiment_id], query):
+        name = run.data.tags.get(tag.TRIAL, "")
+        same = by_identity.get(run.data.tags.get(tag.IDENTITY, ""), {})
+        if name in same:
+            yield run, same[name]
+        elif same:
+            first = next(iter(same.values()))
+            # `--only` may leave out the trial that the run is named after.
+            if name not in settings or settings[name] != settings.get(first.name):
+                yield run, first
