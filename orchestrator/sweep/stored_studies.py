@@ -73,11 +73,13 @@ def runs_of_trial(store: TrackingStore, name: str, study: str | None) -> Sequenc
     edited."""
     studies = read_snapshot(store).studies if study is None else [find_study(store, study)]
     runs = [run for each in studies for run in each.trials]
+    links = [link for each in studies for link in each.links]
     matches = [run for run in runs if name in (run.name, run.run_id)]
     matches = matches or [run for run in runs if name == run.labeled_name]
+    matches = matches or [run for run in links if name in (run.name, run.labeled_name)]
     matches = matches or [run for run in runs if name in run.former_names]
     if not matches:
-        names = sorted({run.name for run in runs})
+        names = sorted({run.name for run in [*runs, *links]})
         advice = suggestion(name, names) if names else f"there is none in {store.display_uri}"
         raise TrackingError(f"no trial is called {name!r}; {advice}")
     owners = sorted({run.study for run in matches})

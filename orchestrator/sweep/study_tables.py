@@ -15,6 +15,8 @@ from orchestrator.tracking.runs import TrialRun
 # A trial that the study had before its file was edited.
 _SUPERSEDED = "not in the study any more"
 
+_LINKED = "linked"  # a trial that another study or row trained
+
 _STYLES = {
     "running": "cyan",
     "silent": "yellow",
@@ -36,7 +38,7 @@ def studies_table(studies: Sequence[StudySummary]) -> Table:
             study.name,
             Text(state, style=_STYLES[study.state]),
             _trial_counts(study),
-            _best(study.trials),
+            _best(study.present),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(study.started)),
             _holder(study),
         )
@@ -44,17 +46,18 @@ def studies_table(studies: Sequence[StudySummary]) -> Table:
 
 
 def trials_table(study: StudySummary) -> Table:
-    """Return a table of trials: state, epoch, mIoU, loss, speed, time. They are in the order of the
-    study file; those that the study does not have any more come last."""
+    """Return a table of trials: state, epoch, mIoU, loss, speed, time. They are in the order in
+    which they were created; those that the study does not have any more come last."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     columns = ("trial", "state", "epoch", "mIoU %", "best %", "loss", "images/s", "time", "run")
     for name in columns:
         is_text = name in ("trial", "state", "run")
         justify: Literal["left", "right"] = "left" if is_text else "right"
         table.add_column(name, justify=justify, no_wrap=name == "run")  # to be copied
-    for run in sorted(study.trials, key=lambda run: run.superseded):
+    superseded = [run for run in study.trials if run.superseded]
+    for run in [*study.present, *superseded]:
         metrics = run.metrics
-        state = Text(run.state, style=run.state.style)
+        state = Text(_LINKED if run in study.links else run.state, style=run.state.style)
         if run.superseded:
             state = Text(f"{run.state}, {_SUPERSEDED}", style="dim")
         table.add_row(
@@ -80,9 +83,7 @@ def _holder(study: StudySummary) -> str:
 
 
 def _trial_counts(study: StudySummary) -> str:
-    counts = Counter(str(run.state) for run in study.trials if not run.superseded)
-    if study.links:
-        counts["linked"] = study.links
+    counts = Counter(_LINKED if run in study.links else str(run.state) for run in study.present)
     superseded = sum(run.superseded for run in study.trials)
     if superseded:
         counts[_SUPERSEDED] = superseded
@@ -90,11 +91,7 @@ def _trial_counts(study: StudySummary) -> str:
 
 
 def _best(trials: Sequence[TrialRun]) -> str:
-    scores = [
-        run.metrics["val/miou"]
-        for run in trials
-        if not run.superseded and "val/miou" in run.metrics
-    ]
+    scores = [run.metrics["val/miou"] for run in trials if "val/miou" in run.metrics]
     return f"{100 * max(scores):.1f}" if scores else ""
 
 

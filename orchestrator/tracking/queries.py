@@ -1,7 +1,7 @@
 """Read-only queries of the tracking store."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -32,9 +32,9 @@ class StudySummary:
 
     state: `silent` if the last heartbeat of the process that runs it seems to be minutes old.
     holder: that process. trials: its own runs, in the order in which they were created, which is
-    that of the study file. links: the number of rows that other studies trained. started: seconds
-    since the epoch. command: the arguments of its last run, as JSON. stop_requested: by another
-    terminal.
+    that of the study file. links: its rows that another study or row trained, each as that run with
+    the row's own name. started: seconds since the epoch. command: the arguments of its last run, as
+    JSON. stop_requested: by another terminal.
     """
 
     name: str
@@ -43,10 +43,16 @@ class StudySummary:
     state: StudyState
     holder: Holder | None
     trials: Sequence[TrialRun]
-    links: int
+    links: Sequence[TrialRun]
     started: float
     command: str
     stop_requested: bool
+
+    @property
+    def present(self) -> list[TrialRun]:
+        """One run for each of its trials that has any: the linked one, or else the newest."""
+        runs = [*(run for run in self.trials if not run.superseded), *self.links]
+        return list({(run.identity, run.name): run for run in runs}.values())
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,7 @@ def read_snapshot(
     for run in store.search(list(names), f"tags.`{tag.KIND}` != 'none'"):
         runs[run.data.tags[tag.KIND]].append(run)
     runs["trial"].sort(key=_age)
+    runs["link"].sort(key=_age)
     runs["study"].sort(key=_age)
     active: set[str] = set()
     ended: set[str] = set()
@@ -104,13 +111,12 @@ def read_snapshot(
         elif holder is not None or store.liveness.has_ended(parent):
             ended.add(parent.info.run_id)
     linked: dict[str, set[tuple[str, str]]] = {}
-    links: dict[str, int] = {}
+    links: dict[str, list[TrialRun]] = {}
     for run in runs["link"]:
-        experiment, tags = run.info.experiment_id, run.data.tags
-        links[experiment] = links.get(experiment, 0) + 1
-        linked.setdefault(tags.get(tag.RUN, ""), set()).add(
-            (names[experiment], tags.get(tag.TRIAL, ""))
-        )
+        experiment, target = run.info.experiment_id, run.data.tags.get(tag.RUN, "")
+        link = replace(read_trial_run(run, names[experiment]), run_id=target)
+        links.setdefault(experiment, []).append(link)
+        linked.setdefault(target, set()).add((link.study, link.name))
     trials = [
         read_trial_run(
             run,
@@ -132,7 +138,7 @@ def read_snapshot(
             parent,
             names[experiment],
             by_experiment[experiment],
-            links.get(experiment, 0),
+            links.get(experiment, []),
             store.liveness.holder(parent),
         )
         for experiment, parent in parents.items()
@@ -160,7 +166,11 @@ def shared_file_warning(store: TrackingStore, snapshot: StoreSnapshot) -> str:
 
 
 def _summary(
-    parent: Run, name: str, trials: Sequence[TrialRun], links: int, holder: Holder | None
+    parent: Run,
+    name: str,
+    trials: Sequence[TrialRun],
+    links: Sequence[TrialRun],
+    holder: Holder | None,
 ) -> StudySummary:
     state = _STATES.get(parent.info.status, "interrupted")
     if holder is not None:

@@ -14,7 +14,9 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.sweep import study_commands
 from orchestrator.sweep.options import SweepOptions
+from orchestrator.tracking.links import sync_links
 from orchestrator.tracking.open_store import tracking_uri
+from orchestrator.tracking.queries import read_snapshot
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from orchestrator.training.worker_logs import output_directory, output_file
@@ -84,6 +86,49 @@ def test_log_of_a_trial_that_has_not_started(
     study_run.start_trial(finish(study_run, ended), ended.code)
     assert main(["logs", ended.name, "--worker", "3", "--storage", str(own_store)]) == 2
     assert f"error: trial '{ended.name}' has no log of worker 3" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_each_trial_has_one_line(
+    tmp_path: Path,
+    small_streets: Path,
+    empty_store: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also one that was trained twice, and one that failed here and that another study trained."""
+    monkeypatch.setenv("COLUMNS", "200")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    store = TrackingStore(tracking_uri(tmp_path), tmp_path / "artifacts")
+    file = tmp_path / "study.yaml"
+    text = STUDY.replace("DATASET", str(small_streets)).replace("[0, 1]", "[0]")
+    file.write_text(text.replace("study: named", "study: other").replace("apple", "pear"))
+    other = load_study(file)
+    study_run = StudyRun.open(store, other)
+    finish(study_run, resolve_trials(other.trials, "cpu", tmp_path)[1])
+    study_run.close("FINISHED")
+    file.write_text(text)
+    study = load_study(file)
+    study_run = StudyRun.open(store, study)
+    zebra, apple = resolve_trials(study.trials, "cpu", tmp_path)
+    finish(study_run, zebra)
+    newest = finish(study_run, zebra)
+    failed = study_run.begin_trial(apple, None, None)
+    study_run.end_trial(failed, "FAILED", "out of memory")
+    (run,) = (run for run in read_snapshot(store).trials if run.name == "pear")
+    sync_links(study_run, {"apple": apple}, {"apple": run})
+    study_run.close("FINISHED")
+
+    storage = ["--storage", str(tmp_path)]
+    assert main(["status", "named", *storage]) == 0
+    first, second = capsys.readouterr().out.split("trial  ", 1)
+    assert "1 finished, 1 linked" in first
+    lines, names = [line.split() for line in second.splitlines()], ("zebra", "apple")
+    shown = [(line[0], line[1], line[-1]) for line in lines if line and line[0] in names]
+    assert shown == [("zebra", "finished", newest), ("apple", "linked", run.run_id)]
+    store.client.delete_run(failed)
+    assert main(["logs", "FENet", "--study", "named", *storage]) == 2  # of the other study's run
+    assert "trial 'apple' has no log of worker 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", [["status"], ["stop"], ["compare", "named"]])

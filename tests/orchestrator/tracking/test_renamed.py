@@ -124,7 +124,7 @@ def test_runs_take_the_present_names_of_their_trials(
     assert note.endswith("**Failed**: out of memory")
     assert store.client.get_run(other).to_dictionary() == others.to_dictionary()
     (study,) = read_snapshot(store, "edited").studies
-    assert study.links == 0
+    assert study.links == []
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_rows_with_equal_settings_keep_one_run_and_one_link(
 
     def state() -> tuple[list[str], int]:
         (study,) = read_snapshot(store, "edited").studies
-        return [run.name for run in study.trials], study.links
+        return [run.name for run in study.trials], len(study.links)
 
     assert not edited.rename(text)
     assert state() == (["full"], 1)
