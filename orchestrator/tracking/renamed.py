@@ -35,9 +35,10 @@ def rename_runs(
     run_ids |= {name: (run.experiment_id, run.run_id) for name, run in runs.items()}
     study = study_run.study.whole
     for run, trial in own:
-        outcome = outcome_note(run.info.status, run.data.tags.get(tag.REASON, ""))
+        tags = run.data.tags
+        outcome = outcome_note(run.info.status, tags.get(tag.REASON, ""), tag.CODE in tags)
         note = with_outcome(trial_note(trial, study, run_ids, study_run.experiment_id), outcome)
-        if run.data.tags.get("mlflow.note.content") != note:
+        if tags.get("mlflow.note.content") != note:
             study_run.describe_trial(run.info.run_id, note)
     for run, trial in outdated:
         study_run.rename_trial(run, trial)

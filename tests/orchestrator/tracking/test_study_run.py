@@ -195,6 +195,12 @@ def test_duration_is_the_training_time(
     move_clock(monkeypatch, hours=50)
     study_run.end_trial(waiting, "KILLED", "stopped")
     assert seconds_of(waiting) == 0
+    notes = [
+        client.get_run(run).data.tags.get("mlflow.note.content", "")
+        for run in (run_id, other, waiting)
+    ]
+    assert ["**Failed**: no good" in note for note in notes] == [False, True, False]
+    assert ["**Not started**: stopped" in note for note in notes] == [False, False, True]
 
 
 def test_no_tag_is_empty(study_run: StudyRun, trial: ResolvedTrial, uri: str) -> None:
