@@ -28,7 +28,7 @@ _CHECKPOINTS = {
 }
 _BEST_TRIAL = (
     "Its training was selected among those of its study by this score, which is therefore "
-    "optimistic; the table of the study has the means over seeds."
+    "optimistic; the table of the study has the means of its rows."
 )
 _SEED = (
     "It is one training with one seed. Another seed gives another score, and the card does not say "

@@ -63,5 +63,5 @@ def _folds_text(dataset: PreparedDataset, fold: FoldName) -> str:
     size = f"{low}" if low == high else f"{low} to {high}"
     groups = set(dataset.split(fold.split).groups) - {None}
     grouped = bool(groups) and fold.by == "group"
-    whole = f", which do not divide its {len(groups)} groups" if grouped else ""
+    whole = f"; each of its {len(groups)} groups is whole in one of them" if grouped else ""
     return f"{fold.split}: {fold.count} folds of {size} images{whole}"

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
@@ -294,7 +294,11 @@ def _basis(calibration: Calibration, device: str) -> str:
             else "no node is up, so the device is unknown"
         )
         return f"Times are rules of thumb: {reason}. Ranges: rough 80 % intervals"
-    count = counted(len(calibration.measured), "different network")
+    loads = {
+        replace(each.workload, evaluated_images=0, evaluated_megapixels=0.0)
+        for each in calibration.measured
+    }
+    count = counted(len(loads), "different network")
     sources = dict.fromkeys(_SOURCES[measured.source] for measured in calibration.measured)
     return (
         f"Times from {' and '.join(sources)} on {device} ({count}). Ranges: "

@@ -141,7 +141,9 @@ def _score_differences(
             mean = statistics.fmean(other.miou[seed] - row.miou[seed] for seed in seeds)
             difference = "same runs" if same else signed(mean)
         a, b = (mean_and_deviation(list(each.miou.values())) for each in (row, other))
-        parts = [row.label, *row.grid_cell, *([row.sample.name] if row.sample else [])]
+        same_label = row.label == other.label
+        label = row.label if same_label else f"{row.variant} ({row.label} and {other.label})"
+        parts = [label, *row.grid_cell, *([row.sample.name] if row.sample else [])]
         yield ", ".join(parts), a, b, difference, str(len(seeds))
 
 

@@ -58,6 +58,13 @@ def with_groups(listing: Listing, split: str, expression: str) -> Listing:
             grouped.records.append(replace(record, group=group))
         else:
             unmatched.append(record.identifier)
+    names = {record.group for record in grouped.records}
+    if len(grouped.records) > 2 and len(names) in (1, len(grouped.records)):
+        each = "all samples are in one group" if len(names) == 1 else "each sample is a group"
+        grouped.notes.append(
+            f"{split}: with group `{expression}`, {each}, first {grouped.records[0].group!r}; "
+            "check it if that is not what you mean"
+        )
     if unmatched:
         grouped.problems.append(
             f"{split}: group `{expression}` finds no group in the names of {len(unmatched)} of "

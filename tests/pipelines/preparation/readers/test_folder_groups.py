@@ -134,4 +134,26 @@ def test_group_is_what_the_expression_captures(drawn: list[tuple[str, bool, int]
     assert grouped.problems[:1] == ["a problem"]
     assert len(grouped.problems) == 1 + bool(missing)
     assert all(f"{missing} of {len(names)} samples" in each for each in grouped.problems[1:])
-    assert grouped.notes == ["a note"]
+    found = {record.group for record in grouped.records}
+    suspicious = len(grouped.records) > 2 and len(found) in (1, len(grouped.records))
+    assert grouped.notes[:1] == ["a note"]
+    assert len(grouped.notes) == 1 + suspicious
+
+
+@pytest.mark.parametrize(
+    ("group", "note"),
+    [
+        ("site", "train: with group `site`, all samples are in one group, first 'site'; check"),
+        (".*", "train: with group `.*`, each sample is a group, first 'site/patient"),
+        (r".*/patient\d+", None),
+    ],
+)
+def test_expressions_that_group_all_or_nothing_are_noted(
+    group: str, note: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source(tmp_path / "source", group)
+    arguments = ["folder", "--source", str(tmp_path / "source"), "--workers", "1"]
+    assert main([*arguments, "--destination", str(tmp_path / "set")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert ("check it if that is not" in printed) == (note is not None)
+    assert note is None or note in printed
