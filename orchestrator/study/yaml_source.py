@@ -3,6 +3,7 @@
 The YAML dialect is that of `pipelines.config`; in addition, a duplicate key is an error.
 """
 
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -261,10 +262,9 @@ class _Parser:
 
 
 def value_problem(value: Any) -> str:
-    """Return why a study cannot contain this text or number; empty if it can. Whole numbers have 64
-    bits, as in the libraries that use them."""
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return "whole numbers must be from -2^63 to 2^63 - 1; use a smaller one"
+    """Return why a study cannot contain this text or number; empty if it can."""
+    if isinstance(value, int) and abs(value) > sys.float_info.max:  # no float can hold it
+        return "a number of more than 308 digits is too long; use a smaller one"
     return text_problem(value) if isinstance(value, str) else ""
 
 
