@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from models.config import LossTermConfig
+from models.cost import count_parameters
 from orchestrator.evaluation.hub_metadata import TITLES, dataset_name, hub_metadata, ordered
 from orchestrator.evaluation.recorded_scores import RecordedScores
 from orchestrator.evaluation.trained_model import TrainedModel
@@ -209,7 +210,7 @@ def _network(model: TrainedModel) -> str:
         named = config.network
     else:
         named = f"FENet on {config.backbone}, flows: {', '.join(config.flows) or 'none'}"
-    millions = sum(each.numel() for each in model.network.parameters()) / 1e6
+    millions = count_parameters(model.network) / 1e6  # as in tables, without auxiliary heads
     return f"{named}, {millions:.2f} M parameters"
 
 

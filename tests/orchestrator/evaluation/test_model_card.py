@@ -174,6 +174,14 @@ def test_card_says_that_its_training_was_selected(name: str) -> None:
     assert ("selected among those of its study" in text) == (name == "models:/ablations@best")
 
 
+def test_parameters_are_those_of_the_table() -> None:
+    network = torch.nn.ModuleDict(
+        {"head": torch.nn.Linear(1000, 3000), "auxiliary": torch.nn.Linear(1000, 1000)}
+    )
+    text = model_card(replace(MODEL, network=network), RUN, SCORES, OPTIONS)
+    assert "3.00 M parameters" in text
+
+
 def test_card_names_the_parts_of_the_optimization() -> None:
     training = replace(
         MODEL.experiment.training,
