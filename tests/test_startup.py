@@ -85,11 +85,16 @@ def test_broken_study_is_reported_without_training_libraries(
     assert libraries >= _STUDY
 
 
-@pytest.mark.slow
-def test_plan_does_not_load_training_libraries() -> None:
-    code = "import sys, orchestrator.sweep.run; print(*sys.modules)"
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("orchestrator.sweep.run", {"ray", "kornia", "torchmetrics", "matplotlib"}),
+        ("orchestrator.sweep.study_commands", {"ray", "torch", "matplotlib", "kornia"}),
+    ],
+)
+def test_plans_and_lists_do_not_load_training_libraries(module: str, unwanted: set[str]) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    unwanted = {"ray", "kornia", "torchmetrics", "matplotlib"}
     assert not unwanted & set(loaded.stdout.split())

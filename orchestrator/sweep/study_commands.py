@@ -12,6 +12,7 @@ from rich.console import Console
 from orchestrator.console import open_console, say, say_labeled
 from orchestrator.storage import Storage
 from orchestrator.sweep.command import sweep
+from orchestrator.sweep.logs_command import logs_command
 from orchestrator.sweep.stored_studies import (
     find_study,
     local_storage,
@@ -20,7 +21,6 @@ from orchestrator.sweep.stored_studies import (
     store_of,
 )
 from orchestrator.sweep.study_tables import studies_table, trials_table
-from orchestrator.sweep.summary import logs_command
 from orchestrator.tracking.connection import database_file
 from orchestrator.tracking.lock import request_stop
 from orchestrator.tracking.queries import is_training, read_snapshot

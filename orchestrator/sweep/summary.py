@@ -1,9 +1,7 @@
 """The summaries that a sweep prints before it trains and at its end."""
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -14,13 +12,12 @@ from orchestrator.report.study_report import Report
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
+from orchestrator.sweep.logs_command import DEFAULT_STORAGE, logs_command
 from orchestrator.tracking.models import register_best
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
 from pipelines.data.split_names import general_name
 from pipelines.wording import counted
-
-DEFAULT_STORAGE = "storage"
 
 
 def announce(
@@ -91,14 +88,6 @@ def show_outcome(
             "them",
         )
     report.print_table(console)
-
-
-def logs_command(name: str, storage: str) -> str:
-    """Return the command that prints the output of a trial."""
-    command = ["python", "-m", "orchestrator.studies", "logs", name]
-    if storage not in (DEFAULT_STORAGE, str(Path.cwd() / DEFAULT_STORAGE)):
-        command += ["--storage", storage]
-    return shlex.join(command)
 
 
 def join_names(names: Iterable[str]) -> str:
