@@ -12,7 +12,6 @@ from rich.console import Console
 from orchestrator.console import open_console, say, say_labeled
 from orchestrator.storage import Storage
 from orchestrator.sweep.command import sweep
-from orchestrator.sweep.logs_command import logs_command
 from orchestrator.sweep.stored_studies import (
     find_study,
     local_storage,
@@ -27,7 +26,12 @@ from orchestrator.tracking.queries import is_training, read_snapshot
 from orchestrator.tracking.relocation import record_current_paths
 from orchestrator.tracking.store import TrackingError
 from orchestrator.tracking.superseded import newest
-from orchestrator.training.worker_logs import output_directory, output_file, read_output
+from orchestrator.training.worker_logs import (
+    logs_command,
+    output_directory,
+    output_file,
+    read_output,
+)
 from pipelines.wording import counted
 
 _POLL_SECONDS = 1.0

@@ -12,10 +12,10 @@ from orchestrator.report.study_report import Report
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
-from orchestrator.sweep.logs_command import DEFAULT_STORAGE, logs_command
 from orchestrator.tracking.models import register_best
 from orchestrator.tracking.runs import RunStatus, TrialRun
 from orchestrator.tracking.store import TrackingStore
+from orchestrator.training.worker_logs import DEFAULT_STORAGE, logs_command
 from pipelines.data.split_names import general_name
 from pipelines.wording import counted
 

@@ -1,6 +1,7 @@
 """The log files of a trial's workers, in the storage: one per worker, with everything it prints."""
 
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -15,6 +16,8 @@ import pyarrow.fs
 from orchestrator.storage import Storage
 from orchestrator.training.failures import user_line
 from pipelines.data.storage import join_uri, locate
+
+DEFAULT_STORAGE = "storage"
 
 
 def output_directory(storage: Storage, run_id: str) -> str:
@@ -103,3 +106,11 @@ def log(message: str) -> None:
     """Print one line with the time; a full disk must not fail the training."""
     with suppress(OSError):
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}", flush=True)
+
+
+def logs_command(name: str, storage: str) -> str:
+    """Return the command that prints the output of a trial."""
+    command = ["python", "-m", "orchestrator.studies", "logs", name]
+    if storage not in (DEFAULT_STORAGE, str(Path.cwd() / DEFAULT_STORAGE)):
+        command += ["--storage", storage]
+    return shlex.join(command)

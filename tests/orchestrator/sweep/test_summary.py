@@ -11,9 +11,9 @@ from orchestrator.report.rows import build_rows
 from orchestrator.report.study_report import Report
 from orchestrator.study.load import load_study
 from orchestrator.study.trial_state import TrialState
-from orchestrator.sweep.logs_command import logs_command
 from orchestrator.sweep.summary import show_outcome
 from orchestrator.tracking.runs import TrialRun
+from orchestrator.training.worker_logs import logs_command
 from tests.support.fabricated_studies import PLAIN, write_study
 
 
