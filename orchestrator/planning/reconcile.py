@@ -4,7 +4,7 @@ Pure decisions; `sweep` carries them out.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.study.resolved import ResolvedTrial
@@ -71,9 +71,9 @@ def decide(runs: Sequence[TrialRun], study: str, code: str, options: ReconcileOp
         return Decision(TrialState.STOPPED_EARLY, "leave", chosen)
     if chosen.status == "FAILED":
         return Decision(TrialState.FAILED, "resume" if options.retry_failed else "leave", chosen)
-    if chosen.started:
-        return Decision(TrialState.INTERRUPTED, "resume", chosen)
-    return Decision(TrialState.MISSING, "train", chosen)
+    # Its process has ended, even if the run is open, and only a search keeps early stops.
+    ended = replace(chosen, status="KILLED", stopped_early=False)
+    return Decision(ended.state, "resume" if chosen.started else "train", chosen)
 
 
 def reconcile(

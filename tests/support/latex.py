@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+# TeX is no Python package, so `make install-test` cannot install it; `.ci/run` does.
 needs_latex = pytest.mark.skipif(
     shutil.which("pdflatex") is None,
     reason="needs pdflatex (Debian's texlive-latex-base and texlive-latex-recommended)",
