@@ -23,8 +23,8 @@ IDENTITY = f"{PREFIX}identity"
 """Hash of everything that decides the trial's result; equal identities are trained once."""
 
 FORMER_NAMES = f"{PREFIX}former_names"
-"""Names that the trial had before the study file was edited, one per line; with the variant's key
-and with its label."""
+"""Names that the trial had before the study file was edited, one per line, the latest first; with
+the variant's key and with its label."""
 
 VARIANT = f"{PREFIX}variant"
 """The variant's name; each variant is a row of the table."""
@@ -151,7 +151,8 @@ def changed_trial_tags(tags: Mapping[str, str], trial: Trial) -> dict[str, str]:
         if tags.get(key) != value
     }
     if changed and TRIAL in tags:
-        names = [*tags.get(FORMER_NAMES, "").splitlines(), *_names(tags)]
+        # The latest first: MLflow truncates long tags.
+        names = [*_names(tags), *tags.get(FORMER_NAMES, "").splitlines()]
         former = [name for name in dict.fromkeys(names) if name not in _names(present)]
         changed[FORMER_NAMES] = "\n".join(former)
     return changed
