@@ -77,7 +77,14 @@ def runs_of_trial(store: TrackingStore, name: str, study: str | None) -> Sequenc
     matches = [run for run in runs if name in (run.name, run.run_id)]
     matches = matches or [run for run in runs if name == run.labeled_name]
     matches = matches or [run for run in links if name in (run.name, run.labeled_name)]
-    matches = matches or [run for run in runs if name in run.former_names]
+    if not matches:
+        matches = [run for run in runs if name in run.former_names]
+        present = sorted({run.name for run in matches})
+        if len(present) > 1:
+            raise TrackingError(
+                f"no trial is called {name!r} now; {', '.join(present)} were called so earlier; "
+                "choose one of them"
+            )
     if not matches:
         names = sorted({run.name for run in [*runs, *links]})
         advice = suggestion(name, names) if names else f"there is none in {store.display_uri}"

@@ -40,7 +40,9 @@ def sync_links(
             old = link.data.metrics
             new = {key: value for key, value in target.metrics.items() if old.get(key) != value}
             store.log_metrics(link.info.run_id, new, step=target.epoch)
-            store.set_tags(link.info.run_id, _tags(trials[name], target))
+            tags = _tags(trials[name], target)
+            if any(link.data.tags.get(key) != value for key, value in tags.items()):
+                store.set_tags(link.info.run_id, tags)
             del missing[name]
         elif name not in left_out:
             store.client.delete_run(link.info.run_id)

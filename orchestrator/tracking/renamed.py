@@ -1,6 +1,6 @@
 """Gives the runs of an edited study the names and labels that their trials have now."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mlflow.entities import Run
 
@@ -24,18 +24,27 @@ def rename_runs(
     """
     if not study_run.page.is_own:
         return False
-    own = list(_own_runs(study_run, trials))
+    query = f"tags.`{tag.KIND}` = 'trial'"
+    recorded = study_run.store.search([study_run.experiment_id], query)
+    own = list(_own_runs(recorded, study_run, trials))
     outdated = [each for each in own if tag.changed_trial_tags(each[0].data.tags, each[1])]
     if not outdated:
         return False
     study_run.check_lock()
     # The descriptions first: a run that keeps its earlier name is described again. Those of other
     # runs may name the renamed ones.
-    run_ids = {trial.name: (study_run.experiment_id, run.info.run_id) for run, trial in own}
+    names = {run.info.run_id: run.data.tags.get(tag.TRIAL, "") for run in recorded}
+    names |= {run.info.run_id: trial.name for run, trial in own}
+    run_ids = {name: (study_run.experiment_id, run_id) for run_id, name in names.items()}
     run_ids |= {name: (run.experiment_id, run.run_id) for name, run in runs.items()}
     study = study_run.study.whole
+    renamed = {run.info.run_id for run, _ in outdated}
     for run, trial in own:
         tags = run.data.tags
+        if run.info.run_id not in renamed and not any(
+            run_id in tags.get("mlflow.note.content", "") for run_id in renamed
+        ):
+            continue
         outcome = outcome_note(run.info.status, tags.get(tag.REASON, ""), tag.CODE in tags)
         note = with_outcome(trial_note(trial, study, run_ids, study_run.experiment_id), outcome)
         if tags.get("mlflow.note.content") != note:
@@ -46,16 +55,15 @@ def rename_runs(
 
 
 def _own_runs(
-    study_run: StudyRun, trials: Sequence[ResolvedTrial]
+    recorded: Iterable[Run], study_run: StudyRun, trials: Sequence[ResolvedTrial]
 ) -> Iterator[tuple[Run, ResolvedTrial]]:
-    """Yield the study's runs of `trials`, each with the trial after which it is named: of several
+    """Yield the recorded runs of `trials`, each with the trial after which it is named: of several
     with equal identities, the one that it is named after now, or else the first."""
     by_identity: dict[str, dict[str, ResolvedTrial]] = {}
     for trial in trials:
         by_identity.setdefault(trial.identity, {})[trial.name] = trial
     settings = {trial.name: trial.experiment for trial in study_run.study.all_trials}
-    query = f"tags.`{tag.KIND}` = 'trial'"
-    for run in study_run.store.search([study_run.experiment_id], query):
+    for run in recorded:
         name = run.data.tags.get(tag.TRIAL, "")
         same = by_identity.get(run.data.tags.get(tag.IDENTITY, ""), {})
         if name in same:

@@ -169,7 +169,8 @@ def _names(tags: Mapping[str, str]) -> tuple[str, str]:
 
 
 def sample_in(tags: Mapping[str, str]) -> SearchSample | None:
-    """Return the sample of a run from its tags; None if it has none."""
-    if SAMPLE_VALUES not in tags:
+    """Return the sample of a run from its tags; None if it has none, or if a process that removes
+    them was killed between the two."""
+    if SAMPLE not in tags or SAMPLE_VALUES not in tags:
         return None
     return SearchSample(int(tags[SAMPLE]), json.loads(tags[SAMPLE_VALUES]))

@@ -18,6 +18,7 @@ from orchestrator.tracking.renamed import rename_runs
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
+from orchestrator.tracking.tags import sample_in
 from tests.support.tracked_trials import decision_on, finish
 
 STUDY = """\
@@ -132,7 +133,8 @@ def test_text_of_users_stays_unless_the_study_is_edited(
     edited: EditedStudy, store: TrackingStore, small_streets: Path
 ) -> None:
     text = STUDY.replace("DATASET", str(small_streets))
-    run_id, _ = edited.finish(text)
+    run_id, other = edited.finish(text)
+    store.set_tags(other, {NOTE: "mine"})
     store.client.update_run(run_id, name="the good one")
     store.set_tags(run_id, {NOTE: "see the notebook"})
     before = store.client.get_run(run_id).to_dictionary()
@@ -141,6 +143,7 @@ def test_text_of_users_stays_unless_the_study_is_edited(
     assert edited.rename(text.replace("label: Full", "label: Baseline"))
     tags = store.client.get_run(run_id).data.tags
     assert tags["orchestrator.label"] == "Baseline"
+    assert store.client.get_run(other).data.tags[NOTE] == "mine"
     assert tags[NOTE].startswith("**Baseline** (`full`)")
 
 
@@ -167,3 +170,17 @@ def test_rows_with_equal_settings_keep_one_run_and_one_link(
     assert edited.rename(text.replace("  full: {label: Full}\n", "").replace("full", "same"))
     assert state() == (["same"], 0)
     assert store.client.get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_partial_commands_keep_the_links_between_runs(
+    edited: EditedStudy, store: TrackingStore, small_streets: Path
+) -> None:
+    text = STUDY.replace("DATASET", str(small_streets))
+    full, none = edited.finish(text)
+    assert edited.rename(text.replace("label: No flows", "label: Nothing"), only=("none*",))
+    assert f"/runs/{full}" in store.client.get_run(none).data.tags[NOTE]
+
+
+def test_half_removed_sample_is_none() -> None:
+    assert sample_in({"orchestrator.sample_values": "{}"}) is None
