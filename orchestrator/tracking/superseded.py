@@ -13,22 +13,23 @@ def mark_superseded(
 ) -> None:
     """Tag the study's runs whose trial it no longer has, and untag those that it has again.
 
-    trials: the trials of this command. runs: all trials' runs in the tracking store. A run whose
-    trial `--only` leaves out keeps its tag. Does nothing if the study's page shows another table
-    than this command's, because a `--set` does not change the study. Raises StudyLockLostError.
+    trials: the trials of this command. runs: all trials' runs in the tracking store. With `--only`,
+    runs with other names keep their tag: their trials may be left out, and be renamed. Does nothing
+    if the study's page shows another table than this command's, because a `--set` does not change
+    the study. Raises StudyLockLostError.
     """
     if not study_run.page.is_own:
         return
     study_run.check_lock()
     identities = {trial.identity for trial in trials}
-    left_out = {trial.name for trial in study_run.study.all_trials} - {each.name for each in trials}
+    names = {trial.name for trial in trials}
     for run in runs:
         if run.study != study_run.study.config.study:
             continue
         if run.identity in identities:
             if run.superseded:
                 study_run.store.client.delete_tag(run.run_id, tag.SUPERSEDED)
-        elif run.name not in left_out and not run.superseded:
+        elif not run.superseded and (run.name in names or not study_run.study.is_partial):
             study_run.store.set_tags(run.run_id, {tag.SUPERSEDED: "yes"})
 
 

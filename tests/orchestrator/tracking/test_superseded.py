@@ -85,6 +85,10 @@ def test_trials_that_only_leaves_out_keep_their_mark(
     (other,) = resolve_trials(two.trials, "cpu", tmp_path)
     run_study(store, two, other)
     assert TAG not in store.client.get_run(first).data.tags
+    # Nor is it marked under another name: its identity is not known here.
+    file.write_text(two.text.replace("full: {}", "renamed: {}"))
+    run_study(store, load_study(file, only=["other"]), other, run=False)
+    assert TAG not in store.client.get_run(first).data.tags
     file.write_text(study.text.replace("full: {}", "other: {set: {model: {channels: 16}}}"))
     run_study(store, load_study(file), other, run=False)
     assert store.client.get_run(first).data.tags[TAG] == "yes"
