@@ -4,6 +4,9 @@ import argparse
 import json
 import os
 import shutil
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -41,9 +44,8 @@ def run_training(options: argparse.Namespace) -> int:
         raise UserError("--device cuda: torch finds no GPU on this machine")
     distributed = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     device = _device(options.device)
-    if distributed:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    with worker_group(backend) if distributed else nullcontext():
         for name in ("keep", "checkpoint_steps"):
             value = getattr(options, name)
             if value is not None and value < 1:
@@ -53,10 +55,28 @@ def run_training(options: argparse.Namespace) -> int:
         for name in ("out", "cache"):
             _check_folder(name, getattr(options, name))
         _train(experiment, Path(options.out), device, options)
-    finally:
-        if distributed:
-            dist.destroy_process_group()
     return 0
+
+
+@contextmanager
+def worker_group(backend: str) -> Iterator[None]:
+    """Join the group of processes that torchrun describes; leave it at the end of the context.
+
+    A network that outlives its group ends it while holding the interpreter's lock, and waits for
+    threads of gloo that may wait for this lock. After an error, its traceback holds the network;
+    therefore, the variables in the traceback are deleted first.
+    """
+    dist.init_process_group(backend)
+    try:
+        yield
+    except BaseException as error:
+        raised: BaseException | None = error
+        while raised is not None:
+            traceback.clear_frames(raised.__traceback__)
+            raised = raised.__context__
+        raise
+    finally:
+        dist.destroy_process_group()
 
 
 def _train(

@@ -1,5 +1,8 @@
 """`python -m pipelines.train`: training into a directory and resuming in it."""
 
+import contextlib
+import gc
+import io
 import json
 import os
 import subprocess
@@ -10,12 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.distributed.elastic.utils.distributed import get_free_port
+from torch.nn.parallel import DistributedDataParallel
 
 from pipelines.data.dataset import open_dataset
 from pipelines.evaluation.counts import read_counts
 from pipelines.serving import SegmentationModel
 from pipelines.train import main
+from tests.support.workers import run_workers
 
 EXPERIMENT = """\
 data: {crop: [32, 48]}
@@ -119,6 +126,33 @@ def test_training_with_two_ranks_under_torchrun(experiment: Path, small_streets:
     assert train(experiment, small_streets, "one") == 0
     one, two = (history(experiment.parent / name) for name in ("one", "two"))
     assert two[0]["train/loss"] == pytest.approx(one[0]["train/loss"], rel=1e-3)
+
+
+def _failing_worker(rank: int, experiment: Path, dataset: Path, port: int) -> None:
+    """Train as one of two ranks; fail if a network is left when the process group ends."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    left: list[object] = []
+    destroy = dist.destroy_process_group
+
+    def checked_destroy() -> None:
+        left.extend(each for each in gc.get_objects() if type(each) is DistributedDataParallel)
+        destroy()
+
+    message = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(message):
+        patch.setattr(dist, "destroy_process_group", checked_destroy)
+        assert train(experiment, dataset, f"out-{rank}", "--device", "cpu") == 2
+    assert left == []
+    assert message.getvalue().startswith("error: loss nan in epoch 1, step 2")
+
+
+@pytest.mark.slow
+def test_failed_training_frees_its_network_before_it_leaves_the_group(
+    experiment: Path, small_streets: Path
+) -> None:
+    experiment.write_text(EXPERIMENT.replace("1e-2", "1e30"))
+    run_workers(_failing_worker, (experiment, small_streets, get_free_port()), 2)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """Worker processes that are forked from a server process with the modules already imported."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,19 @@ FORKED.set_forkserver_preload(["pipelines.run_training", "torch._dynamo", "panda
 def run_workers(function: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
     """Run `function(rank, *arguments)` in `count` processes; raise the first error."""
     torch_multiprocessing.start_processes(
-        function, arguments, nprocs=count, start_method="forkserver"
+        _run_worker, (function, arguments), nprocs=count, start_method="forkserver"
     )
 
 
-@contextmanager
-def process_group(rank: int, size: int, directory: Path) -> Iterator[None]:
-    """Within this context, this process is a rank of a group, which meets in a file there."""
+def _run_worker(rank: int, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    function(rank, *arguments)
+    # The network is freed first, for the reason in `pipelines.run_training.worker_group`.
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def join_group(rank: int, size: int, directory: Path) -> None:
+    """Make this process a rank of a group, which meets in a file in `directory`."""
     dist.init_process_group(
         "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=size
     )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()

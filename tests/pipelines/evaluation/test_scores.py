@@ -14,7 +14,7 @@ from pipelines.evaluation.config import MetricConfig
 from pipelines.evaluation.counts import ImageCounts, write_counts
 from pipelines.evaluation.measuring import build_metrics
 from pipelines.evaluation.scores import Scores, ScoreState
-from tests.support.workers import process_group, run_workers
+from tests.support.workers import join_group, run_workers
 
 matrices = st.integers(1, 6).flatmap(
     lambda n: st.lists(st.lists(st.integers(0, 9), min_size=n, max_size=n), min_size=n, max_size=n)
@@ -154,10 +154,10 @@ def test_counts_are_written_as_arrow(tmp_path: Path) -> None:
 
 def _worker(rank: int, out: Path) -> None:
     torch.set_num_threads(1)
-    with process_group(rank, 2, out):
-        # All images on one rank, none on the other.
-        scores = filled_state(slice(None) if rank == 0 else slice(0)).scores()
-        torch.save(parts_of(scores), out / f"{rank}.pt")
+    join_group(rank, 2, out)
+    # All images on one rank, none on the other.
+    scores = filled_state(slice(None) if rank == 0 else slice(0)).scores()
+    torch.save(parts_of(scores), out / f"{rank}.pt")
 
 
 @pytest.mark.slow

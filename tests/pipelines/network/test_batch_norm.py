@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.layers import BatchNorm2d
 from pipelines.network import batch_norm
 from pipelines.network.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
 from pipelines.network.build import NetworkError
-from tests.support.workers import process_group, run_workers
+from tests.support.workers import join_group, run_workers
 
 CHANNELS = 5
 
@@ -40,24 +41,24 @@ def loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _worker(rank: int, size: int, shares: list[int], dtype: torch.dtype, out: Path) -> None:
-    with process_group(rank, size, out):
-        model = synchronize_batch_norm(nn.Sequential(layer()))
-        share = images(dtype).split(shares)[rank].requires_grad_()
-        target = torch.linspace(-1, 1, 7).view(-1, 1, 1, 1).split(shares)[rank]
-        output = model(share)
-        loss(output, target).backward()
-        norm = model[0]
-        torch.save(
-            {
-                "output": output.detach(),
-                "input_grad": share.grad,
-                "weight_grad": norm.weight.grad,
-                "bias_grad": norm.bias.grad,
-                "mean": norm.running_mean,
-                "variance": norm.running_var,
-            },
-            out / f"{rank}.pt",
-        )
+    join_group(rank, size, out)
+    model = synchronize_batch_norm(nn.Sequential(layer()))
+    share = images(dtype).split(shares)[rank].requires_grad_()
+    target = torch.linspace(-1, 1, 7).view(-1, 1, 1, 1).split(shares)[rank]
+    output = model(share)
+    loss(output, target).backward()
+    norm = model[0]
+    torch.save(
+        {
+            "output": output.detach(),
+            "input_grad": share.grad,
+            "weight_grad": norm.weight.grad,
+            "bias_grad": norm.bias.grad,
+            "mean": norm.running_mean,
+            "variance": norm.running_var,
+        },
+        out / f"{rank}.pt",
+    )
 
 
 @pytest.mark.slow
@@ -96,8 +97,9 @@ def test_ranks_normalize_over_the_global_batch(
 @pytest.fixture
 def one_worker(tmp_path: Path) -> Iterator[None]:
     """A process group of this process alone."""
-    with process_group(0, 1, tmp_path):
-        yield
+    join_group(0, 1, tmp_path)
+    yield
+    dist.destroy_process_group()
 
 
 def without(parameter: str) -> nn.BatchNorm2d:
@@ -289,23 +291,21 @@ def test_conversion_keeps_hooks() -> None:
 
 def _compiling_worker(rank: int, size: int, out: Path) -> None:
     warnings.simplefilter("ignore", DeprecationWarning)  # of torch's compiler
-    with process_group(rank, size, out):
-        model = nn.Sequential(
-            nn.Conv2d(3, CHANNELS, 3), layer(), nn.ReLU(), nn.Conv2d(CHANNELS, 2, 1)
-        )
-        model = synchronize_batch_norm(model).train()
-        batch = torch.randn(2, 3, 8, 9, generator=torch.Generator().manual_seed(rank))
-        explained = torch._dynamo.explain(model)(batch)
-        torch._dynamo.reset()
-        compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
-        outputs = [each(batch) for each in (compiled, model)]
-        gradients = []
-        for each, output in zip((compiled, model), outputs, strict=True):
-            (output**2).sum().backward()
-            gradients.append([parameter.grad for parameter in each.parameters()])
-        torch.testing.assert_close(*outputs)
-        torch.testing.assert_close(*gradients)
-        (out / f"{rank}.txt").write_text(f"{explained.graph_count} {explained.graph_break_count}")
+    join_group(rank, size, out)
+    model = nn.Sequential(nn.Conv2d(3, CHANNELS, 3), layer(), nn.ReLU(), nn.Conv2d(CHANNELS, 2, 1))
+    model = synchronize_batch_norm(model).train()
+    batch = torch.randn(2, 3, 8, 9, generator=torch.Generator().manual_seed(rank))
+    explained = torch._dynamo.explain(model)(batch)
+    torch._dynamo.reset()
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    outputs = [each(batch) for each in (compiled, model)]
+    gradients = []
+    for each, output in zip((compiled, model), outputs, strict=True):
+        (output**2).sum().backward()
+        gradients.append([parameter.grad for parameter in each.parameters()])
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(*gradients)
+    (out / f"{rank}.txt").write_text(f"{explained.graph_count} {explained.graph_break_count}")
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from pipelines.training.config import TrainingConfig
 from pipelines.training.distributed import WorkerGroup, check_buffers_agree
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training
-from tests.support.workers import process_group, run_workers
+from tests.support.workers import join_group, run_workers
 
 
 class Small(nn.Module):
@@ -95,11 +95,11 @@ def weights(chosen: Experiment, dataset: Path) -> dict[str, Tensor]:
 
 def _worker(rank: int, chosen: Experiment, dataset: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    with process_group(rank, 2, out):
-        try:
-            torch.save(weights(chosen, dataset), out / f"{rank}.pt")
-        except NetworkError as error:
-            (out / f"{rank}.txt").write_text(str(error))
+    join_group(rank, 2, out)
+    try:
+        torch.save(weights(chosen, dataset), out / f"{rank}.pt")
+    except NetworkError as error:
+        (out / f"{rank}.txt").write_text(str(error))
 
 
 @pytest.mark.slow
@@ -194,16 +194,14 @@ CHANGES = {
 
 
 def _checking_worker(rank: int, out: Path) -> None:
-    with process_group(rank, 3, out):
-        group = WorkerGroup.current()
-        check_buffers_agree(group, _buffers(rank))
-        for name, change in CHANGES.items():
-            model = _buffers(rank)
-            change(model[1].get_buffer(name), rank // 2)
-            with pytest.raises(
-                NetworkError, match=rf"^the network's buffer 1\.{name} differs between"
-            ):
-                check_buffers_agree(group, model)
+    join_group(rank, 3, out)
+    group = WorkerGroup.current()
+    check_buffers_agree(group, _buffers(rank))
+    for name, change in CHANGES.items():
+        model = _buffers(rank)
+        change(model[1].get_buffer(name), rank // 2)
+        with pytest.raises(NetworkError, match=rf"^the network's buffer 1\.{name} differs between"):
+            check_buffers_agree(group, model)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pipelines.training.config import OptimizerConfig
 from pipelines.training.distributed import keep_gradient_strides
 from pipelines.training.experiment import Experiment
 from tests.support.small_training import double_precision, run, small_experiment
-from tests.support.workers import process_group, run_workers
+from tests.support.workers import join_group, run_workers
 
 
 def _run_twice(experiment: Experiment, dataset: Path) -> list[Any]:
@@ -34,8 +34,8 @@ def _single_process(dataset: Path, accumulation: int) -> list[Any]:
 
 def _worker(rank: int, size: int, experiment: Experiment, dataset: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    with process_group(rank, size, out):
-        torch.save(_run_twice(experiment, dataset), out / f"{rank}.pt")
+    join_group(rank, size, out)
+    torch.save(_run_twice(experiment, dataset), out / f"{rank}.pt")
 
 
 def run_on_ranks(size: int, experiment: Experiment, dataset: Path, out: Path) -> list[Any]:

@@ -22,7 +22,7 @@ from pipelines.training.config import OptimizerConfig
 from pipelines.training.distributed import RankMismatchError
 from pipelines.training.loop import Training, TrainingReport
 from tests.support.small_training import CPU, WITHOUT_NORM, run, small_experiment
-from tests.support.workers import process_group, run_workers
+from tests.support.workers import join_group, run_workers
 
 
 @pytest.fixture(scope="module")
@@ -194,11 +194,11 @@ def test_stop_request_writes_a_resumable_checkpoint(
 
 def _stopped_worker(rank: int, size: int, dataset: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    with process_group(rank, size, out):
-        training = Training(small_experiment(), open_dataset(dataset), CPU)
-        # Only rank 1 receives the stop request.
-        training.run(lambda report: None, stop=lambda: rank == 1)
-        (out / f"{rank}.txt").write_text(f"{training.position.epoch} {training.position.step}")
+    join_group(rank, size, out)
+    training = Training(small_experiment(), open_dataset(dataset), CPU)
+    # Only rank 1 receives the stop request.
+    training.run(lambda report: None, stop=lambda: rank == 1)
+    (out / f"{rank}.txt").write_text(f"{training.position.epoch} {training.position.step}")
 
 
 @pytest.mark.slow
@@ -267,18 +267,18 @@ def test_checkpoint_records_init_content_and_resolved_precision(
 def _disagreeing_worker(rank: int, dataset: Path, out: Path, checkpoint: Path | None) -> None:
     torch.set_num_threads(1)
     message = ""
-    with process_group(rank, 2, out):
-        try:
-            # The networks have equal shapes, so only the explicit check can detect the difference.
-            experiment = replace(small_experiment(), seed=3 if checkpoint else rank)
-            training = Training(experiment, open_dataset(dataset), CPU)
-            if checkpoint and rank == 1:
-                training.restore(checkpoint)
-            training.run(lambda report: None)
-        except RankMismatchError as error:
-            message = str(error)
-        finally:
-            (out / f"{rank}.txt").write_text(message)
+    join_group(rank, 2, out)
+    try:
+        # The networks have equal shapes, so only the explicit check can detect the difference.
+        experiment = replace(small_experiment(), seed=3 if checkpoint else rank)
+        training = Training(experiment, open_dataset(dataset), CPU)
+        if checkpoint and rank == 1:
+            training.restore(checkpoint)
+        training.run(lambda report: None)
+    except RankMismatchError as error:
+        message = str(error)
+    finally:
+        (out / f"{rank}.txt").write_text(message)
 
 
 @pytest.mark.slow
