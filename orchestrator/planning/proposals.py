@@ -40,20 +40,30 @@ def with_recorded_samples(
     resolve: Callable[[Study], Sequence[ResolvedTrial]],
 ) -> Study:
     """Return a search with its samples in the tracking store that were trained as the study would
-    train them now; another study unchanged. resolve: resolves the trials of a study."""
+    train them now, also under another name; another study unchanged. resolve: resolves the trials
+    of a study."""
     recorded = recorded_samples(study, runs)
     if not recorded or study.with_samples is None:
         return study
-    identities = {run.identity for run in runs}
-    kept: dict[CellName, dict[int, SearchSample]] = {}
-    for trial in resolve(study.with_samples(recorded)):
-        if trial.sample is not None and trial.identity in identities:
-            kept.setdefault(trial.cell, {})[trial.sample.number] = trial.sample
     assert study.config.sampling is not None
     first = study.config.sampling.random_count
-    return study.with_samples(
-        {cell: [s for n, s in samples.items() if n >= first] for cell, samples in kept.items()}
-    )
+    identities = {run.identity for run in runs}
+    kept: dict[CellName, dict[int, SearchSample]] = {}
+
+    def keep_trained(samples: Mapping[CellName, Sequence[SearchSample]]) -> None:
+        assert study.with_samples is not None
+        for trial in resolve(study.with_samples(samples)):
+            sample = trial.sample
+            if sample is not None and sample.number >= first and trial.identity in identities:
+                kept.setdefault(trial.cell, {})[sample.number] = sample
+
+    keep_trained(recorded)
+    # The others may be of a row or grid value that has been renamed.
+    unmatched = [samples for cell, samples in recorded.items() if cell not in kept]
+    others = {trial.cell for trial in study.trials} - kept.keys()
+    for samples in unmatched:
+        keep_trained(dict.fromkeys(others, samples))
+    return study.with_samples({cell: list(by_number.values()) for cell, by_number in kept.items()})
 
 
 def next_samples(

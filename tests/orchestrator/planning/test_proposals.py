@@ -223,6 +223,27 @@ def test_samples_of_another_definition_are_not_taken(tmp_path: Path) -> None:
     assert numbers(with_recorded_samples(fewer, store.runs, store.resolve)) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a: {}", "c: {}"),
+        ("a: {}, b: {set: {model: {flows: []}}}", "b: {}, a: {set: {model: {flows: []}}}"),
+    ],
+)
+def test_renamed_rows_keep_their_samples(tmp_path: Path, before: str, after: str) -> None:
+    store, study = Store([]), loaded(tmp_path)
+    store.train(study)
+    larger = store.next(study)
+    assert larger is not None
+    store.train(larger)
+    renamed = with_recorded_samples(
+        loaded(tmp_path, STUDY.replace(before, after)), store.runs, store.resolve
+    )
+    assert {repr(each.experiment) for each in renamed.trials} == {
+        repr(each.experiment) for each in larger.trials
+    }
+
+
 def test_random_samples_need_no_store(tmp_path: Path) -> None:
     study = loaded(tmp_path, STUDY.replace("tpe", "random"))
     store = Store([])
