@@ -52,7 +52,7 @@ from pipelines.data.image_io import to_rgb
 from pipelines.data.manifest import DESCRIPTION_NAME, ClassInfo, DatasetError
 from pipelines.preparation.image_reading import ImageReading
 from pipelines.preparation.labels import indices_of_colors
-from pipelines.preparation.readers.folder_groups import check_group, with_groups
+from pipelines.preparation.readers.folder_groups import check_group, shared_group_notes, with_groups
 from pipelines.preparation.readers.folder_images import (
     IMAGE_KEYS,
     check_image_keys,
@@ -163,6 +163,8 @@ class Folder(Reader):
             if self.states_groups:
                 paired = with_groups(paired, str(split), self.description["group"])
             whole.add(paired)
+        if self.states_groups:
+            whole.notes += shared_group_notes(whole.records)
         return whole
 
     @property

@@ -9,13 +9,17 @@ or the whole match if it has none: both `(patient\d+)_.*` and `patient\d+` put `
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from pipelines.data.manifest import DatasetError
-from pipelines.preparation.readers.reader import Listing
+from pipelines.preparation.readers.reader import Listing, Record
+from pipelines.wording import counted
+
+_LISTED = 5  # groups in a message before it says how many more there are
 
 
 def check_group(path: Path, content: Mapping[str, Any]) -> None:
@@ -72,3 +76,22 @@ def with_groups(listing: Listing, split: str, expression: str) -> Listing:
             "the start of every name, a path below the folder of images without its ending"
         )
     return grouped
+
+
+def shared_group_notes(records: Iterable[Record]) -> list[str]:
+    """Return a sentence for each two splits that share groups. records: of all splits."""
+    groups: dict[str, dict[str, None]] = {}
+    for record in records:
+        if record.group is not None:
+            groups.setdefault(record.split, {})[record.group] = None
+    notes = []
+    for first, second in combinations(groups, 2):
+        shared = [group for group in groups[second] if group in groups[first]]
+        if shared:
+            more = f", and {len(shared) - _LISTED} more" if len(shared) > _LISTED else ""
+            notes.append(
+                f"{second} shares {len(shared)} of {counted(len(groups[second]), 'group')} with "
+                f"{first}, so scores on one of them do not measure generalization from the other "
+                f"to new groups: {', '.join(shared[:_LISTED])}{more}"
+            )
+    return notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.manifest import DatasetError
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.folder import Folder
-from pipelines.preparation.readers.folder_groups import with_groups
+from pipelines.preparation.readers.folder_groups import shared_group_notes, with_groups
 from pipelines.preparation.readers.reader import Listing, Record
 from pipelines.prepare import main
 from tests.support.label_sources import write_image, write_label
@@ -78,6 +79,21 @@ def test_prepare_prints_the_number_of_groups(
     printed = capsys.readouterr().out
     assert "train: 35 images in 4 groups, 2 of 2 classes occur in labels" in printed
     assert "val: 1 image in 1 group, 2 of 2 classes" in printed
+    assert "val shares 1 of 1 group with train, so scores on one of them do not meas" in printed
+
+
+def test_groups_that_splits_share_are_named() -> None:
+    groups = {"train": "abcdefgh", "val": "ijabbcdefg", "test": "kj"}
+    records = [
+        Record(f"{number}", split, Path("a.png"), None, group=group)
+        for split, letters in groups.items()
+        for number, group in enumerate(letters)
+    ]
+    of_train, of_val = shared_group_notes(records)
+    assert of_train.startswith("val shares 7 of 9 groups with train, so scores on one of them")
+    assert of_train.endswith(": a, b, c, d, e, and 2 more")
+    assert of_val.startswith("test shares 1 of 2 groups with val")
+    assert shared_group_notes([replace(each, group=None) for each in records]) == []
 
 
 @pytest.mark.parametrize(
