@@ -89,10 +89,14 @@ def test_broken_study_is_reported_without_training_libraries(
     ("module", "unwanted"),
     [
         ("orchestrator.sweep.run", {"ray", "kornia", "torchmetrics", "matplotlib"}),
+        ("orchestrator.sweep.controller", {"kornia", "torchmetrics"}),
+        ("orchestrator.evaluation.scoring", {"kornia", "torchmetrics", "mlflow", "matplotlib"}),
         ("orchestrator.sweep.study_commands", {"ray", "torch", "matplotlib", "kornia"}),
     ],
 )
-def test_plans_and_lists_do_not_load_training_libraries(module: str, unwanted: set[str]) -> None:
+def test_commands_do_not_load_libraries_that_their_workers_need(
+    module: str, unwanted: set[str]
+) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

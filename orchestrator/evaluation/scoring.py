@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -25,10 +25,11 @@ from pipelines.data.dataset import Split, open_dataset
 from pipelines.data.image_io import encode_png
 from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
-from pipelines.evaluation.evaluate import count_pixels
 from pipelines.evaluation.inference import predict_image
-from pipelines.evaluation.scores import ScoreState
 from pipelines.submission import SUBMISSIONS
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.scores import ScoreState
 
 # Shares per CPU or GPU: more than one, so that slower devices can take fewer of them.
 _SHARES = 4
@@ -60,7 +61,7 @@ class DatasetRef:
 
 def count_on_cluster(
     address: str, model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, bar: Progress
-) -> ScoreState:
+) -> "ScoreState":
     """Run `count` on the cluster at `address`, and print on the bar's console why machines are
     refused. Raises UnreachableError if none answers, and whatever the tasks raise, such as
     DatasetError."""
@@ -80,7 +81,7 @@ def count(
     config: EvaluationConfig,
     bar: Progress,
     ending: Ending,
-) -> ScoreState:
+) -> "ScoreState":
     """Count pixels on the connected cluster, with the same result as in one process. Raises
     EvaluationEndedError, and whatever the tasks raise, such as DatasetError."""
     batches = len(EvaluationBatches(dataset.open(), config.batch))
@@ -199,9 +200,11 @@ def _has_devices(nodes: Sequence[Node]) -> bool:
 
 def _count(
     model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, share: int, shares: int
-) -> ScoreState:
+) -> "ScoreState":
     torch.set_num_threads(1)
     batches = EvaluationBatches(dataset.open(), config.batch, rank=share, world=shares)
+    from pipelines.evaluation.evaluate import count_pixels  # takes seconds, for torchmetrics
+
     state = count_pixels(
         model.network,
         batches,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,6 @@ from orchestrator.study.overlay import validate_experiment
 from orchestrator.study.user_code import import_modules
 from orchestrator.study.validation import validate
 from orchestrator.study.yaml_source import Source, read_yaml
-from orchestrator.tracking.open_store import open_existing_store
-from orchestrator.tracking.store import TrackingError, TrackingStore
 from pipelines.data.dataset import PreparedDataset
 from pipelines.data.image_format import ImageFormat
 from pipelines.errors import UserError
@@ -33,6 +31,10 @@ from pipelines.network.precision import Numerics
 from pipelines.network.weight_files import WeightsError, locate_weights, weights_digest
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
 from pipelines.training.experiment import Experiment
+
+# Not needed in tasks on a cluster, and MLflow takes a second.
+if TYPE_CHECKING:
+    from orchestrator.tracking.store import TrackingStore
 
 _RUN = re.compile(r"runs:/([\w-]+)/(best|last|model)/?")
 
@@ -113,7 +115,7 @@ def check_images(model: TrainedModel, dataset: PreparedDataset) -> None:
         )
 
 
-def store_for_model(name: str, storage: Path) -> TrackingStore | None:
+def store_for_model(name: str, storage: Path) -> "TrackingStore | None":
     """Open the tracking store that holds the model `name`; return None for a directory.
 
     Raises ModelError if `name` is malformed or the store cannot be opened.
@@ -125,6 +127,9 @@ def store_for_model(name: str, storage: Path) -> TrackingStore | None:
             f"MODEL {name!r} is not a valid model URI; write runs:/ID/model, runs:/ID/best, "
             "runs:/ID/last, models:/NAME@ALIAS, models:/NAME/VERSION or a directory"
         )
+    from orchestrator.tracking.open_store import open_existing_store
+    from orchestrator.tracking.store import TrackingError
+
     try:
         return open_existing_store(storage)
     except TrackingError as error:
@@ -132,7 +137,7 @@ def store_for_model(name: str, storage: Path) -> TrackingStore | None:
 
 
 def load_model(
-    name: str, store: TrackingStore | None, imports: Sequence[str] = (), to_record: bool = False
+    name: str, store: "TrackingStore | None", imports: Sequence[str] = (), to_record: bool = False
 ) -> TrainedModel:
     """Load the model `name` from `store`, or from a directory if `store` is None.
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,9 +23,11 @@ from pipelines.data.loading import EvaluationBatches
 from pipelines.data.node_cache import NodeCache
 from pipelines.device_memory import peak_memory_gib
 from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
-from pipelines.evaluation.evaluate import evaluate
 from pipelines.training.experiment import Experiment
-from pipelines.training.loop import Training, TrainingReport
+
+# The command needs this module, too, but not the libraries of a training, which take seconds.
+if TYPE_CHECKING:
+    from pipelines.training.loop import Training, TrainingReport
 
 _WARM_UP = 2  # untimed steps, in which buffers are allocated and algorithms chosen
 _NEVER = 10**9  # epochs
@@ -63,6 +66,8 @@ def smoke_test(
     Raises the errors of the training, with the stage as a note.
     """
     begun = time.perf_counter()
+    from pipelines.training.loop import Training
+
     endless = replace(  # no epoch ends within a few steps
         experiment,
         training=replace(experiment.training, epochs=_NEVER, steps=None),
@@ -104,11 +109,11 @@ def _stage(name: str) -> Iterator[None]:
         raise
 
 
-def _train(training: Training, directory: Path) -> float:
+def _train(training: "Training", directory: Path) -> float:
     """Take a few steps and save a checkpoint. Return the seconds per step."""
     moments: list[float] = []
 
-    def after_step(report: TrainingReport) -> None:
+    def after_step(report: "TrainingReport") -> None:
         moments.append(time.perf_counter())
         if len(moments) == STEPS:
             if training.group.rank == 0:
@@ -124,9 +129,11 @@ class _StepsDone(Exception):  # noqa: N818 - ends the training loop, not an erro
     """All steps of the preflight run have been taken."""
 
 
-def _score(training: Training, split: Samples, config: EvaluationConfig, times: int) -> float:
+def _score(training: "Training", split: Samples, config: EvaluationConfig, times: int) -> float:
     """Score one batch of the largest images on each worker. Return the seconds per megapixel of the
     last of `times` repetitions."""
+    from pipelines.evaluation.evaluate import evaluate
+
     largest = _LargestSamples(split, config.batch * training.group.size)
     pixels = float((largest.heights * largest.widths).sum())
     seconds = 0.0

@@ -31,7 +31,6 @@ from pipelines.evaluation.inference import NonFiniteLogitsError
 from pipelines.network.build import NetworkError
 from pipelines.network.checkpoint import CheckpointError
 from pipelines.training.distributed import RankMismatchError
-from pipelines.training.loop import NonFiniteLossError
 
 _PATIENCE_SECONDS = 10.0  # a node that shuts down ends its workers first
 _RAY_NOTICES_SECONDS = 60.0
@@ -77,6 +76,8 @@ def classify(error: BaseException) -> Cause:
     ):
         # Lost, failed because a peer was lost, or replaced by another trial's worker.
         return "lost worker"
+    from pipelines.training.loop import NonFiniteLossError  # takes seconds, for torchmetrics
+
     if isinstance(error, NonFiniteLossError | NonFiniteLogitsError):
         return "non-finite loss"
     if isinstance(error, DatasetError):

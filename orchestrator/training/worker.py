@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -21,8 +21,10 @@ from pipelines.data.node_cache import NodeCache
 from pipelines.machine import reset_peak_memory
 from pipelines.network.checkpoint import Snapshot
 from pipelines.training.experiment import Experiment
-from pipelines.training.loop import Training, TrainingReport
-from pipelines.training.results import write_results
+
+# The command needs this module, too, but not the libraries of a training, which take seconds.
+if TYPE_CHECKING:
+    from pipelines.training.loop import Training, TrainingReport
 
 RESULTS_DIRECTORY = "results"
 SCORE = "checkpoint_score"
@@ -112,6 +114,9 @@ def train_task(
     resume_from: directory of a checkpoint; None to start from the beginning.
     upload_output: stores this worker's log.
     """
+    from pipelines.training.loop import Training
+    from pipelines.training.results import write_results
+
     # Of the sources in this process, because those of the command may have been edited since.
     code = code_version(modules_of(task.experiment, task.imports), task.experiment.libraries)
     cache = task.cache and task.cache.expanded()
@@ -129,7 +134,7 @@ def train_task(
         for leftover in Path(tempfile.gettempdir()).glob(f"{_snapshot_prefix(run)}*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def send(report: TrainingReport) -> None:
+    def send(report: "TrainingReport") -> None:
         metrics: dict[str, Any] = {SECONDS: report.seconds, **(report.metrics or {})}
         # Ray keeps the checkpoints with the best scores, and rejects one without a score.
         metrics[SCORE] = _score(report, training)
@@ -164,7 +169,7 @@ def _snapshot_prefix(run: str) -> str:
     return f"checkpoint-{run}-"
 
 
-def _summary(report: TrainingReport, epochs: int) -> str:
+def _summary(report: "TrainingReport", epochs: int) -> str:
     """Format a report as one line of the worker's log."""
     if report.metrics is None:
         return f"checkpoint within epoch {report.epoch} of {epochs}"
@@ -173,7 +178,7 @@ def _summary(report: TrainingReport, epochs: int) -> str:
     return f"epoch {report.epoch} of {epochs}: {', '.join(shown)}"
 
 
-def _score(report: TrainingReport, training: Training) -> float:
+def _score(report: "TrainingReport", training: "Training") -> float:
     """Return the score by which Ray keeps the best checkpoints: the mIoU, or the epoch without
     validation."""
     if report.metrics is not None and training.validation is None:
