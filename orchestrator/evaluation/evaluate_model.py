@@ -32,7 +32,7 @@ from orchestrator.study.report_options import SCORE_LABELS
 from pipelines.config import ConfigurationError, configure, load_yaml
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import PreparedDataset, open_dataset
-from pipelines.data.facts import check_scorable
+from pipelines.data.facts import check_labeled
 from pipelines.data.loading import EvaluationBatches
 from pipelines.data.split_names import splits_overlap
 from pipelines.evaluation.config import EvaluationConfig, MetricConfig, metric_configs
@@ -58,7 +58,7 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
     _check_classes(model, dataset, options.dataset)
     check_images(model, dataset)
     split_name = options.split or _default_split(model, dataset)
-    check_scorable(dataset, split_name, "choose a labeled split with --split")
+    check_labeled(dataset, split_name, "choose a labeled split with --split")
     split = dataset.split(split_name)
 
     if options.address is None:

@@ -194,7 +194,7 @@ def check_trainable(dataset: PreparedDataset, train: str, validation: str | None
     """Check that a training on split `train`, scored on `validation`, can show anything.
 
     Raises:
-        DatasetError: a split is missing or has no labels, or the training labels have one class.
+        DatasetError: a split is missing, or its labels have fewer than two classes.
     """
     facts = split_facts(dataset, train)
     where = f"{dataset.location.uri}: split {train!r}"
@@ -213,13 +213,30 @@ def check_trainable(dataset: PreparedDataset, train: str, validation: str | None
         check_scorable(
             dataset,
             validation,
-            "set data.validation_split to a split with labels, or to null to train without "
-            "validation",
+            "set data.validation_split to a split with labels of at least two classes, or to null "
+            "to train without validation",
         )
 
 
 def check_scorable(dataset: PreparedDataset, split: str, advice: str) -> None:
-    """Check that a split has labels. advice: what to do if it has none, for the message.
+    """Check that scores on a split can compare networks. advice: what to do if they cannot, for the
+    message.
+
+    Raises:
+        DatasetError: the split is missing, or its labels have fewer than two classes.
+    """
+    facts = check_labeled(dataset, split, advice)
+    if len(facts.occurring) < 2:
+        raise DatasetError(
+            f"{dataset.location.uri}: split {split!r} has only the class {facts.occurring[0]!r} in "
+            "its labels, so a network that predicts it everywhere would have the highest score; "
+            f"{advice}"
+        )
+
+
+def check_labeled(dataset: PreparedDataset, split: str, advice: str) -> SplitFacts:
+    """Check that a split has labels; return its facts. advice: what to do if it has none, for the
+    message.
 
     Raises:
         DatasetError: the split is missing or has no labeled pixel.
@@ -230,6 +247,7 @@ def check_scorable(dataset: PreparedDataset, split: str, advice: str) -> None:
             f"{dataset.location.uri}: split {split!r} has no labeled pixel in its "
             f"{counted(facts.images, 'image')}, so nothing can be scored on it; {advice}"
         )
+    return facts
 
 
 def _color_warnings(manifest: Manifest) -> list[str]:

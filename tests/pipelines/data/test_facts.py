@@ -189,11 +189,13 @@ def test_splits_that_cannot_be_trained_or_scored_are_rejected(tmp_path: Path) ->
         tmp_path,
         {"train": {"a": ALL}, "one": {"b": one}, "none": {"c": IGNORED}, "test": {"d": None}},
     )
-    check_trainable(dataset, "train", "one")
+    check_trainable(dataset, "train", "train")
     check_trainable(dataset, "one+train", None)
     for validation in ("none", "test"):
         with pytest.raises(DatasetError, match=f"'{validation}' has no .*validation_split.*null"):
             check_trainable(dataset, "train", validation)
+    with pytest.raises(DatasetError, match=r"'one' has only the class 'tree'.*validation_split"):
+        check_trainable(dataset, "train", "one")
     with pytest.raises(DatasetError, match=r"'none' has no labeled pixel.*data\.train_split"):
         check_trainable(dataset, "none", "train")
     with pytest.raises(DatasetError, match="'one' has only the class 'tree' in its labels"):
