@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipelines.data.image_io import Array, ImageError, is_index_image, to_indices
 from pipelines.data.manifest import ClassInfo
+from pipelines.wording import counted
 
 IGNORE = 255
 BLACK = (0, 0, 0)
@@ -129,6 +130,29 @@ def indices_of_colors(
             + "list colors of a class in `classes` and colors without a meaning in `ignore_colors`"
         )
     return indices
+
+
+def check_opaque(
+    image: Image.Image, indices: NDArray[np.uint16], classes: Sequence[ClassInfo]
+) -> None:
+    """Check that no fully transparent pixel of a label in colors belongs to a class.
+
+    indices: class index (or IGNORE) of each pixel's color, whatever its transparency, `(H, W)`.
+
+    Raises:
+        ImageError: such a pixel is labeled, although programs show it without its color.
+    """
+    if not image.has_transparency_data:
+        return
+    transparent = np.asarray(image.convert("RGBA").getchannel("A")) == 0
+    labeled = transparent & (indices != IGNORE)
+    if labeled.any():
+        first = classes[int(indices[labeled][0])]
+        raise ImageError(
+            f"has {counted(int(labeled.sum()), 'transparent pixel')} in colors of classes, such as "
+            f"{list(first.color)} of {first.name!r}; save the label without transparency, and what "
+            "is ignored in a color of `ignore_colors`"
+        )
 
 
 def _explain_colors(image: Image.Image, classes: Sequence[ClassInfo]) -> str:

@@ -51,7 +51,7 @@ from pipelines.config import CoreLoader
 from pipelines.data.image_io import to_rgb
 from pipelines.data.manifest import DESCRIPTION_NAME, ClassInfo, DatasetError
 from pipelines.preparation.image_reading import ImageReading
-from pipelines.preparation.labels import indices_of_colors
+from pipelines.preparation.labels import check_opaque, indices_of_colors
 from pipelines.preparation.readers.folder_groups import check_group, shared_group_notes, with_groups
 from pipelines.preparation.readers.folder_images import (
     IMAGE_KEYS,
@@ -148,7 +148,9 @@ class Folder(Reader):
     def indices(self, record: Record, label_image: Image.Image) -> NDArray[np.uint16]:
         if not self.reads_colors:
             return super().indices(record, label_image)
-        return indices_of_colors(to_rgb(label_image), class_of_colors(self.description))
+        indices = indices_of_colors(to_rgb(label_image), class_of_colors(self.description))
+        check_opaque(label_image, indices, self.classes)
+        return indices
 
     def listing(self) -> Listing:
         whole = Listing()

@@ -88,9 +88,14 @@ def pair_files(
                     f"{split}/{name}: {len(files)} {kind} have this name, "
                     f"{first_names((str(file) for file in files), 3)}; keep one of them"
                 )
-        if len(image) == len(label) == 1:
+        if len(image) == len(label) == 1 and not any(map(_is_broken_link, (*image, *label))):
             listing.records.append(Record(name, split, image[0], label[0]))
     return listing
+
+
+def _is_broken_link(file: Path | None) -> bool:
+    """Whether `search` has reported the file as a link without a target."""
+    return file is not None and file.is_symlink() and not file.exists()
 
 
 def _listing(split: str, folder: Path, content: FolderContent) -> Listing:

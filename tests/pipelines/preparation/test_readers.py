@@ -362,6 +362,24 @@ def test_listed_ignored_colors_replace_black(tmp_path: Path) -> None:
         prepare(reader, tmp_path / "out")
 
 
+def test_transparent_pixels_have_no_class(tmp_path: Path) -> None:
+    indices = RNG.choice([0, 1, 2], SIZE)
+    palette = np.array([[110, 80, 60], [40, 120, 40], [0, 0, 0]], np.uint8)
+    description = DESCRIPTION + "label_colors: true\n"
+    # Ignored pixels may be transparent, and those of a class a little.
+    alpha = np.array([255, 1, 0], np.uint8)[indices]
+    reader = folder(tmp_path, description, np.dstack([palette[indices], alpha]))
+    _, label = prepare_and_open(reader, tmp_path).split("train").read(0)
+    assert np.array_equal(label, np.where(indices == 2, 255, indices))
+    alpha = np.where(indices == 1, 0, 255).astype(np.uint8)
+    reader = folder(tmp_path, description, np.dstack([palette[indices], alpha]))
+    count = (indices == 1).sum()
+    with pytest.raises(
+        DatasetError, match=rf"{count} transparent pixels .*\[40, 120, 40\] of .* without transp"
+    ):
+        prepare(reader, tmp_path / "failed")
+
+
 def test_folder_reads_sample_names_from_a_list(tmp_path: Path) -> None:
     description = DESCRIPTION.replace("labels/train}", "labels/train, names: names.txt}")
     reader = folder(tmp_path, description, values_up_to(1))

@@ -118,6 +118,17 @@ def test_image_is_not_its_own_label(tmp_path: Path, names: tuple[str, ...], sett
         assert setting in text
 
 
+@pytest.mark.parametrize("broken", ["i/a.jpg", "l/a.png"])
+def test_broken_link_is_one_problem(tmp_path: Path, broken: str) -> None:
+    touch(tmp_path, "i/a.jpg", "l/a.png", "i/b.jpg", "l/b.png")
+    (tmp_path / broken).unlink()
+    (tmp_path / broken).symlink_to("/nowhere/a")
+    listing = pair_files("train", tmp_path / "i", tmp_path / "l")
+    assert [record.identifier for record in listing.records] == ["b"]
+    (text,) = listing.problems
+    assert text == f"train: {tmp_path / broken}: links to /nowhere/a, which does not exist"
+
+
 def test_missing_suffix_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "i/1.jpg", "i/10.jpg", "l/1_mask.png", "l/10_mask.png")
     assert "each label is named like its image with '_mask' added" in problem(tmp_path, "i", "l")
