@@ -4,13 +4,18 @@ MODEL on the command line names one, every checkpoint of a run is one, and a mod
 contains one. Nothing in it is ever unpickled.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from pipelines.config import dump_yaml
+from yaml import YAMLError
+
+from pipelines.config import ConfigurationError, dump_yaml, load_yaml
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.manifest import ClassInfo, Manifest
 from pipelines.network.file_names import WEIGHTS_FILE
+from pipelines.network.weight_files import WeightsError, locate_weights, read_bytes
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
 from pipelines.training.experiment import Experiment
 
@@ -47,6 +52,39 @@ def file_texts(experiment: Experiment, class_list: ClassList) -> dict[str, str]:
     if class_list.images == RGB:
         del described["images"]
     return {EXPERIMENT_FILE: dump_yaml(asdict(experiment)), CLASSES_FILE: dump_yaml(described)}
+
+
+def initial_class_warnings(weights: str, manifest: Manifest) -> list[str]:
+    """Return in a sentence which classes of initial weights differ from those of a data set.
+
+    weights: path or URI of a file or directory. Nothing is returned for weights whose classes are
+    unknown, because they are not in a model directory, or for another number of classes, which
+    loading the weights reports.
+    """
+    folder = locate_weights(weights).rpartition("/")[0] or "."
+    try:
+        described = load_yaml(read_bytes(f"{folder}/{CLASSES_FILE}").decode("utf-8"))
+        trained = [_class_name(each) for each in described["classes"]]
+    except (WeightsError, ConfigurationError, YAMLError, ValueError, TypeError, KeyError):
+        return []
+    present = [entry.name for entry in manifest.classes]
+    differ = [
+        index
+        for index, pair in enumerate(zip(trained, present, strict=False))
+        if len(set(pair)) > 1
+    ]
+    if len(trained) != len(present) or not differ:
+        return []
+    first, others = differ[0], len(differ) - 1
+    more = f", and {others} more differ" if others else ""
+    return [
+        f"training.init: class {first} is {trained[first]} in the weights and {present[first]} in "
+        f"the data{more}; set `init_skip: [head.*]` to leave out the classifier of the weights"
+    ]
+
+
+def _class_name(described: Mapping[str, Any]) -> str:
+    return str(described["name"])
 
 
 def write_model_directory(

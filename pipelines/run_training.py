@@ -27,7 +27,7 @@ from pipelines.data.node_cache import NodeCache
 from pipelines.errors import UserError
 from pipelines.evaluation.image_size import check_evaluation
 from pipelines.gpu import gpu_problem
-from pipelines.model_directory import metadata_files
+from pipelines.model_directory import initial_class_warnings, metadata_files
 from pipelines.network.build import check_network
 from pipelines.preparation.embedded import dataset_location
 from pipelines.training.checkpoint_folder import CheckpointFolder, CheckpointWriter
@@ -101,6 +101,8 @@ def _train(
     batch, crop = experiment.training.batch, experiment.data.crop
     warnings += sampling_warnings(dataset, splits[0], batch, crop)
     warnings += augmentation_warnings(dataset.manifest.images, experiment.data.augmentation)
+    if experiment.training.init and not experiment.training.init_skip:
+        warnings += initial_class_warnings(experiment.training.init, dataset.manifest)
     for line in warnings:
         _say(is_rank_0, f"warning: {line}")
     experiment_file = out / "experiment.yaml"

@@ -246,4 +246,8 @@ def local_weights(uri: str, storage: Storage) -> str:
         files = sorted(directory.rglob(WEIGHTS_FILE))
         if len(files) != 1:
             raise WeightsError(f"training.init: {uri} holds {len(files)} files {WEIGHTS_FILE}")
-        return storage.put(files[0], f"initial/{weights_digest(files[0])}.safetensors")
+        target = f"initial/{weights_digest(files[0])}"
+        classes = files[0].with_name(CLASSES_FILE)
+        if classes.is_file():  # to compare them with those of the data
+            storage.put(classes, f"{target}/{CLASSES_FILE}")
+        return storage.put(files[0], f"{target}/{WEIGHTS_FILE}")

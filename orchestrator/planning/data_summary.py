@@ -16,13 +16,14 @@ from pipelines.data.facts import (
     training_warnings,
 )
 from pipelines.data.split_names import FoldName, parse_fold
+from pipelines.model_directory import initial_class_warnings
 
 
 def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -> None:
     """Print the classes and ignored pixels of each split that is used, and warnings about them and
     about the batches."""
     lines: dict[str, Text] = {}
-    used, sampled = {}, {}
+    used, sampled, initial = {}, {}, {}
     unused: list[str] = []
     for trial in trials:
         data = trial.experiment.data
@@ -30,6 +31,8 @@ def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -
         used[data.dataset, data.trained_on, scored] = trial.dataset
         batch = trial.experiment.training.batch
         sampled[data.dataset, data.trained_on, batch, data.crop] = trial.dataset
+        if trial.init is not None and not trial.experiment.training.init_skip:
+            initial[trial.init, data.dataset] = trial.dataset
         for line in augmentation_warnings(trial.dataset.manifest.images, data.augmentation):
             unused.append(f"{data.dataset} {line}")
 
@@ -48,6 +51,9 @@ def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -
             warn(f"{name} {line}")
     for (name, train, batch, crop), dataset in sampled.items():
         for line in sampling_warnings(dataset, train, batch, crop):
+            warn(f"{name} {line}")
+    for (weights, name), dataset in initial.items():
+        for line in initial_class_warnings(weights, dataset.manifest):
             warn(f"{name} {line}")
     for text in unused:
         warn(text)

@@ -101,6 +101,7 @@ def test_identity_depends_on_the_content_of_the_weights(
     weights = (finished_run.directory / "model.safetensors").read_bytes()
     assert last.init is not None
     assert Path(last.init).read_bytes() == weights
+    assert Path(last.init).with_name("classes.yaml").is_file()
     assert no_init.init is None
 
 

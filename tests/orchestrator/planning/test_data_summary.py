@@ -1,11 +1,14 @@
 """What a study's command says about its data."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from orchestrator.planning.data_summary import show_data
 from pipelines.data.facts import summary, training_warnings
+from pipelines.model_directory import metadata_files
+from pipelines.network.file_names import WEIGHTS_FILE
 from tests.support.planned_study import resolved
 
 
@@ -22,3 +25,22 @@ def test_data_of_a_plan_is_described_once(file: Path) -> None:
     warnings = training_warnings(dataset, "train", ["val", "train+val"])
     expected += [f"warning  {name} {line}" for line in warnings]
     assert capture.get().splitlines() == expected
+
+
+def test_other_classes_of_initial_weights_are_named(file: Path, tmp_path: Path) -> None:
+    study, (trial, *_) = resolved(file)
+    manifest = trial.dataset.manifest
+    other = replace(manifest, classes=manifest.classes[::-1])
+    for name, text in metadata_files(trial.experiment, other).items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / WEIGHTS_FILE).touch()
+    console = Console(width=80)
+    shown = []
+    for skip in ((), ("head.*",)):
+        training = replace(trial.experiment.training, init=str(tmp_path), init_skip=skip)
+        experiment = replace(trial.experiment, training=training)
+        started = replace(trial, experiment=experiment, init=str(tmp_path / WEIGHTS_FILE))
+        with console.capture() as capture:
+            show_data(study, [started], console)
+        shown.append("training.init: class 0 is " in capture.get())
+    assert shown == [True, False]
