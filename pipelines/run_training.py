@@ -33,6 +33,7 @@ from pipelines.preparation.embedded import dataset_location
 from pipelines.training.checkpoint_folder import CheckpointFolder, CheckpointWriter
 from pipelines.training.experiment import Experiment, experiment_differences, read_experiment
 from pipelines.training.loop import Training, TrainingReport
+from pipelines.training.loss_division import division_warnings
 from pipelines.training.results import write_results
 
 
@@ -101,6 +102,8 @@ def _train(
     batch, crop = experiment.training.batch, experiment.data.crop
     warnings += sampling_warnings(dataset, splits[0], batch, crop)
     warnings += augmentation_warnings(dataset.manifest.images, experiment.data.augmentation)
+    config = experiment.training
+    warnings += division_warnings(config.loss, config.accumulation, training.group.size)
     if experiment.training.init and not experiment.training.init_skip:
         warnings += initial_class_warnings(experiment.training.init, dataset.manifest)
     for line in warnings:

@@ -113,6 +113,7 @@ SHORT_MODULES = {
     "pipelines/network/file_names.py",
     "pipelines/preparation/streets/classes.py",
     "pipelines/training/host_copy.py",
+    "pipelines/training/loss_division.py",
 }
 
 

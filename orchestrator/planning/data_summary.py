@@ -17,24 +17,27 @@ from pipelines.data.facts import (
 )
 from pipelines.data.split_names import FoldName, parse_fold
 from pipelines.model_directory import initial_class_warnings
+from pipelines.training.loss_division import division_warnings
 
 
 def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -> None:
-    """Print the classes and ignored pixels of each split that is used, and warnings about them and
-    about the batches."""
+    """Print the classes and ignored pixels of each split that is used, and warnings about them,
+    about the batches and their division, and about initial weights."""
     lines: dict[str, Text] = {}
     used, sampled, initial = {}, {}, {}
-    unused: list[str] = []
+    others: list[str] = []
     for trial in trials:
         data = trial.experiment.data
         scored = tuple(study.config.scored_splits(data.validation_split))
         used[data.dataset, data.trained_on, scored] = trial.dataset
-        batch = trial.experiment.training.batch
-        sampled[data.dataset, data.trained_on, batch, data.crop] = trial.dataset
-        if trial.init is not None and not trial.experiment.training.init_skip:
+        training = trial.experiment.training
+        sampled[data.dataset, data.trained_on, training.batch, data.crop] = trial.dataset
+        if trial.init is not None and not training.init_skip:
             initial[trial.init, data.dataset] = trial.dataset
+        workers = study.config.resources.most_workers
+        others += division_warnings(training.loss, training.accumulation, workers)
         for line in augmentation_warnings(trial.dataset.manifest.images, data.augmentation):
-            unused.append(f"{data.dataset} {line}")
+            others.append(f"{data.dataset} {line}")
 
     def warn(text: str) -> None:
         lines.setdefault(text, Text.assemble(("warning", "yellow"), f"  {text}"))
@@ -42,8 +45,8 @@ def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -
     for (name, train, scored), dataset in used.items():
         divided = [fold for split in (train, *scored) if (fold := parse_fold(split))]
         whole = [fold.split for fold in divided]
-        others = [split for split in (train, *scored) if parse_fold(split) is None]
-        shown = summary(dataset, list(dict.fromkeys([*whole, *others])))
+        undivided = [split for split in (train, *scored) if parse_fold(split) is None]
+        shown = summary(dataset, list(dict.fromkeys([*whole, *undivided])))
         for line in (*shown, *(_folds_text(dataset, fold) for fold in divided)):
             text = f"{name} {line}"
             lines.setdefault(text, Text(text, "dim"))
@@ -55,7 +58,7 @@ def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -
     for (weights, name), dataset in initial.items():
         for line in initial_class_warnings(weights, dataset.manifest):
             warn(f"{name} {line}")
-    for text in unused:
+    for text in others:
         warn(text)
     for styled in lines.values():
         console.print(styled, highlight=False, soft_wrap=True)

@@ -105,8 +105,9 @@ class TrainingConfig:
         Validation and checkpoints are still by epoch.
     batch: images per step, over all workers.
     accumulation: number of micro-batches in which a batch is processed, to save memory. The loss is
-        the mean over the pixels of the whole batch, but batch norm normalizes each micro-batch by
-        itself, which affects the result. Above 1, a step takes an additional forward pass.
+        that of the whole batch, except for one that is no `models.losses.Loss`: that is the mean
+        over the micro-batches. Batch norm normalizes each micro-batch by itself, which affects the
+        result. Above 1, a step takes an additional forward pass.
     optimizer: `sgd`, `adamw`, or `package.module:Class`; or a mapping with arguments and groups of
         parameters.
     learning_rate: highest learning rate.

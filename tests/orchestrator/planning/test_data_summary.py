@@ -44,3 +44,21 @@ def test_other_classes_of_initial_weights_are_named(file: Path, tmp_path: Path) 
             show_data(study, [started], console)
         shown.append("training.init: class 0 is " in capture.get())
     assert shown == [True, False]
+
+
+def test_loss_that_depends_on_the_workers_is_named(file: Path) -> None:
+    own = "[{name: 'torch.nn:CrossEntropyLoss', arguments: {ignore_index: 255}}]"
+    text = file.read_text()
+    assert "training: {" in text
+    file.write_text(text.replace("training: {", f"training: {{loss: {{terms: {own}}}, ", 1))
+    study, trials = resolved(file)
+    console = Console(width=80)
+    shown = []
+    for workers in (1, (1, 2)):
+        resources = replace(study.config.resources, workers=workers)
+        with console.capture() as capture:
+            show_data(
+                replace(study, config=replace(study.config, resources=resources)), trials, console
+            )
+        shown.append(capture.get().count("warning  loss torch.nn:CrossEntropyLoss: the mean over"))
+    assert shown == [0, 1]
