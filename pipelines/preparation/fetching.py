@@ -9,9 +9,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from pipelines.data.download import DownloadError, Progress, digest, download
 from pipelines.data.files import file_digest, write_text
 from pipelines.errors import UserError
-from pipelines.preparation.download import DownloadError, Progress, digest, download
 from pipelines.preparation.published_datasets import ARCHIVES, INSTRUCTIONS
 from pipelines.preparation.readers import READERS
 from pipelines.preparation.unpacking import unpack

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.preparation.download import DownloadError, download
+from pipelines.data.download import DownloadError, download
 from tests.support.file_server import FileServer, serving_file
 
 CONTENT = bytes(range(256)) * 40
