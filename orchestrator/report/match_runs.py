@@ -161,8 +161,11 @@ def _fingerprint(dataset: str) -> str | None:
 
 def _digest(weights: str) -> str | None:
     """Return the digest of a weights file, or of the one in a checkpoint directory or an installed
-    package; None if it is not here or unreadable."""
-    if not (weights in PUBLISHED_WEIGHTS or _is_here(weights)):
+    package, or of a downloaded one; None if it is not here or unreadable."""
+    published = PUBLISHED_WEIGHTS.get(weights)
+    if published is None and not _is_here(weights):
+        return None
+    if published is not None and published.path is None:
         return None
     try:
         return weights_digest(locate_weights(absolute_weights(weights)))

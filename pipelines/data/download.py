@@ -33,7 +33,7 @@ def download(
     if the server still has the same file (the same strong ETag or time of modification) and sends
     parts of files. Otherwise it starts again.
 
-    checksum: expected digest, `ALGORITHM:HEXADECIMAL`, such as `md5:...`.
+    checksum: expected digest or its beginning, `ALGORITHM:HEXADECIMAL`, such as `md5:...`.
     progress: called with the bytes done and the total, which is 0 if the server does not send it.
 
     Raises:
@@ -47,7 +47,8 @@ def download(
     partial = partial_path(path)
     try:
         _receive(url, partial, progress)
-        if checksum is not None and digest(partial, checksum.partition(":")[0]) != checksum:
+        algorithm = (checksum or "sha256").partition(":")[0]
+        if checksum is not None and not digest(partial, algorithm).startswith(checksum):
             partial.unlink()
             _state_file(partial).unlink(missing_ok=True)
             raise DownloadError(

