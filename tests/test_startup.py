@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.__main__ import COMMANDS
+
 pytestmark = pytest.mark.slow  # a process for each command
 
 _RICH = {"rich", "markdown_it", "mdurl", "pygments"}
@@ -22,6 +24,7 @@ PARSING = {
     "orchestrator.sweep": _RICH,
     "orchestrator.report": _RICH,
     "orchestrator.studies": _RICH,
+    "orchestrator.server": _RICH | {"cloudpickle", "numpy", "pyarrow"},
     "orchestrator.bundle": _RICH,
     "orchestrator.evaluate": _RICH,
     "orchestrator.predict": _RICH | _READERS,
@@ -55,6 +58,11 @@ def run(*arguments: str, cwd: Path | None = None) -> tuple[int, set[str]]:
     # Compiled modules are listed under names of their own, such as `_cython_3_1_4`.
     compiled = {name for name in loaded if name.startswith(("_cython", "cython_runtime"))}
     return int(status), set(loaded) - set(sys.stdlib_module_names) - own - compiled
+
+
+def test_every_command_is_listed() -> None:
+    modules = {module.removesuffix(".__main__") for module, _ in COMMANDS.values()}
+    assert PARSING.keys() == {"orchestrator"} | modules
 
 
 @pytest.mark.parametrize("option", ["--help", "--no-such-option"])
