@@ -31,8 +31,8 @@ _AXES = {0: "batch", 2: "height", 3: "width"}
 # equal sizes as one.
 _BATCH, _HEIGHT, _WIDTH = 2, 96, 160
 ONE_SIZE = (
-    "remove Python conditions on sizes from the network's forward, or export it for images of one "
-    "size with --size HxW"
+    "export it for images of one size with --size HxW, or remove Python conditions on sizes from "
+    "its forward, if the network is yours"
 )
 _MESSAGE_LENGTH = 200
 # Processor seconds for a network of all sizes; most take less than 30. Conditions on the size, such
