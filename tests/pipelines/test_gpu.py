@@ -8,6 +8,7 @@ from pipelines import gpu
 
 
 def test_gpu_that_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpu, "_GPUS", tmp_path)
     assert gpu.gpu_problem() == ""
     (tmp_path / "0000:01:00.0").mkdir()
