@@ -6,6 +6,7 @@ python -m models.profile --size 1024x2048 --classes 19 --latency --json
 """
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -30,7 +31,8 @@ def _positive(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m models.profile") -> int:
-    """Run the command and return its exit status: 0, 1 for a closed pipe, 130 for Ctrl-C."""
+    """Run the command and return its exit status: 0, 1 if its output cannot be written, 130 for
+    Ctrl-C."""
     options = _options(arguments, prog)
     try:
         from models.cost_table import print_table  # torch takes seconds to import
@@ -40,7 +42,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m models.p
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        if error.errno != errno.EPIPE:
+            print(f"error: standard output cannot be written: {error.strerror}", file=sys.stderr)
         # Python flushes its output again on exit, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -1,7 +1,6 @@
 """Console output of all commands: lines, progress bars, library output, and errors as sentences."""
 
 import argparse
-import errno
 import io
 import logging
 import os
@@ -11,9 +10,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, TextIO
 
 from rich.console import Console, ConsoleDimensions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +20,7 @@ from rich.text import Text
 
 from pipelines import command
 from pipelines.errors import UserError
+from pipelines.output import OutputStream, guarded_output, is_descriptor, text_stream
 
 # Columns of output that does not go to a terminal: enough for every column of a table.
 FILE_WIDTH = 160
@@ -118,17 +118,24 @@ def run_command(
     work: Callable[[Console], int],
     console: Console | None = None,
     *,
+    on_stderr: bool = False,
     log: Path | None = None,
     interrupted: str = "interrupted",
 ) -> int:
     """Run a command and return its exit status; see `pipelines.command.run_command`.
 
-    console: by default, standard output; also shows errors. log: the file that takes standard error
-    and thus all tracebacks. interrupted: printed after Ctrl-C.
+    console: by default, standard output, or with on_stderr standard error; also shows errors. log:
+    the file that takes standard error and thus all tracebacks. interrupted: printed after Ctrl-C.
     """
     command.open_closed_streams()
-    console = console or open_console()
+    with guarded_output():
+        console = console or open_console(sys.stderr if on_stderr else sys.stdout)
+        return _run_command(work, console, log, interrupted)
 
+
+def _run_command(
+    work: Callable[[Console], int], console: Console, log: Path | None, interrupted: str
+) -> int:
     def report(heading: str, message: str) -> None:
         if heading == "internal error" and log is not None:
             message += f"; the traceback is in {log}"
@@ -148,11 +155,12 @@ def _say_error(console: Console, heading: str, message: str) -> None:
 
 
 @contextmanager
-def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
+def capture_library_output(directory: Path, goes_on: str = "") -> Iterator[tuple[Console, Path]]:
     """Redirect standard output and error, of Python and of native code, to a log in `directory`.
 
     Yields a console that writes to the real standard output, and the log's path. In a notebook,
-    that output is the cell's. Raises BusyError within another such context.
+    that output is the cell's. goes_on: what happens if the real standard output cannot be written,
+    as for `OutputStream`. Raises BusyError within another such context.
     """
     if not _redirected.acquire(blocking=False):
         raise BusyError(
@@ -160,14 +168,14 @@ def capture_library_output(directory: Path) -> Iterator[tuple[Console, Path]]:
             "process"
         )
     try:
-        with _redirected_output(directory) as (console, log):
+        with _redirected_output(directory, goes_on) as (console, log):
             yield console, log
     finally:
         _redirected.release()
 
 
 @contextmanager
-def _redirected_output(directory: Path) -> Iterator[tuple[Console, Path]]:
+def _redirected_output(directory: Path, goes_on: str) -> Iterator[tuple[Console, Path]]:
     directory.mkdir(parents=True, exist_ok=True)
     # The directory may be shared by hosts and containers with equal process ids.
     log = directory / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}.log"
@@ -175,18 +183,13 @@ def _redirected_output(directory: Path) -> Iterator[tuple[Console, Path]]:
     sys.stderr.flush()
     saved_out, saved_err = os.dup(1), os.dup(2)
     streams = sys.stdout, sys.stderr
-    replaced = not _is_descriptor(sys.stdout, 1)
-    if replaced:
-        # Libraries may keep these streams after the context, so they never close the descriptors.
-        sys.stdout, sys.stderr = (os.fdopen(fd, "w", 1, closefd=False) for fd in (1, 2))
-        terminal = streams[0]
-    else:
+    terminal = streams[0]
+    if is_descriptor(terminal, 1):
         # Unbuffered, because a signal handler may print in the middle of another print.
-        terminal = io.TextIOWrapper(
-            cast("BinaryIO", PipeTolerantStream(os.dup(1), "w")),
-            encoding=sys.stdout.encoding or "utf-8",
-            write_through=True,
-        )
+        output = OutputStream(saved_out, saved_err, goes_on)
+        terminal = text_stream(output, terminal.encoding or "utf-8", unbuffered=True)
+    # Libraries may keep these streams after the context, so they never close the descriptors.
+    sys.stdout, sys.stderr = (text_stream(OutputStream(fd)) for fd in (1, 2))
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -195,40 +198,12 @@ def _redirected_output(directory: Path) -> Iterator[tuple[Console, Path]]:
         yield open_console(terminal), log
     finally:
         logging.captureWarnings(False)
-        with suppress(OSError):  # the disk may be full
-            sys.stdout.flush()
-            sys.stderr.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
         os.dup2(saved_out, 1)
         os.dup2(saved_err, 2)
+        if terminal is not streams[0]:
+            terminal.close()
         os.close(saved_out)
         os.close(saved_err)
-        if replaced:
-            sys.stdout, sys.stderr = streams
-        else:
-            terminal.close()
-
-
-def _is_descriptor(stream: TextIO, number: int) -> bool:
-    """Whether a stream writes to this file descriptor; that of a notebook does not."""
-    try:
-        return stream.fileno() == number
-    except (AttributeError, OSError, ValueError):
-        return False
-
-
-class PipeTolerantStream(io.FileIO):
-    """An output stream that discards data once its reader is gone, without an error.
-
-    In `sweep ... | tee log`, Ctrl-C ends tee at once, but the trials still write checkpoints.
-    """
-
-    def write(self, data: Any) -> int:
-        """Write all of `data`, or discard it if nobody reads it anymore."""
-        remaining = memoryview(data).cast("B")
-        try:
-            while remaining:
-                remaining = remaining[super().write(remaining) or 0 :]
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
-                raise
-        return len(data)
+        sys.stdout, sys.stderr = streams

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from orchestrator.console import open_console, run_command
+from orchestrator.console import run_command
 from orchestrator.evaluation.options import add_options
 from pipelines.evaluation.config import METRICS
 from pipelines.imports import importing_libraries
@@ -24,8 +24,9 @@ def main(
     interrupted."""
     options = _parser(prog).parse_args(arguments)
     # With --json or --csv, standard output holds nothing else.
-    console = open_console(sys.stderr) if options.json or options.csv else None
-    return run_command(lambda console: _evaluate(options, console), console)
+    return run_command(
+        lambda console: _evaluate(options, console), on_stderr=options.json or options.csv
+    )
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> int:

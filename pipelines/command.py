@@ -7,9 +7,10 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from pipelines.errors import UserError, is_disk_full, is_out_of_memory
+from pipelines.output import OutputError, guarded_output
 
 EXIT_FAILED = 1
 # argparse's own status for options it rejects.
@@ -38,6 +39,7 @@ def run_command(
     work: Callable[[], int],
     report: Callable[[str, str], None] = print_error,
     interrupted: str = "interrupted",
+    goes_on: str = "",
 ) -> int:
     """Run a command and return its exit status.
 
@@ -45,24 +47,36 @@ def run_command(
     report: prints an error from a heading and a message (which may be empty).
     interrupted: printed after Ctrl-C, or after SIGTERM or SIGHUP, which act alike: temporary files
     are deleted.
+    goes_on: printed if standard output cannot be written, while the command goes on; by default,
+    the command ends.
 
     A UserError, and an OSError that names a file, gives EXIT_BAD_INPUT and a message; Ctrl-C gives
     EXIT_INTERRUPTED; a closed output pipe gives EXIT_FAILED silently; lack of memory or of disk
-    space gives EXIT_FAILED and a message. Any other exception is a bug: a traceback, one line, and
-    EXIT_FAILED.
+    space, and output that cannot be written, give EXIT_FAILED and a message. Any other exception is
+    a bug: a traceback, one line, and EXIT_FAILED.
     """
     open_closed_streams()
+    with guarded_output(goes_on):
+        try:
+            status = _status_of(work, report, interrupted)
+            sys.stdout.flush()  # so that a failure shows up here, not while Python exits
+            return status
+        except (OutputError, BrokenPipeError):
+            return EXIT_FAILED
+
+
+def _status_of(
+    work: Callable[[], int], report: Callable[[str, str], None], interrupted: str
+) -> int:
+    """Run a command; see `run_command`. Raises OutputError, and BrokenPipeError of any pipe."""
     try:
         with _signals_interrupt():
-            status = work()
-        sys.stdout.flush()  # so that a closed pipe shows up here, not while Python exits
-        return status
+            return work()
     except UserError as error:
         report("error", str(error))
         return EXIT_BAD_INPUT
-    except BrokenPipeError:
-        _discard_output()
-        return EXIT_FAILED
+    except (OutputError, BrokenPipeError):
+        raise
     except OSError as error:
         if error.filename is None and is_disk_full(error):
             report("error", "the disk is full; make room and run the same command again")
@@ -107,14 +121,3 @@ def _internal_error(error: Exception, report: Callable[[str, str], None]) -> int
     traceback.print_exception(error)
     report("internal error", f"{type(error).__name__}: {error}")
     return EXIT_FAILED
-
-
-def _discard_output() -> None:
-    """Send further output to the null device: Python flushes it again on exit, and would complain.
-
-    See "Note on SIGPIPE" in the documentation of Python's `signal`.
-    """
-    with suppress(OSError):  # standard output may not be a file
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)

@@ -16,7 +16,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     """Run the command and return its exit status, as `run_command` defines it."""
     options = _parser(prog).parse_args(arguments)
     return run_command(
-        lambda: _run(options), interrupted="interrupted; run the same command again to resume"
+        lambda: _run(options),
+        interrupted="interrupted; run the same command again to resume",
+        goes_on="the training goes on",
     )
 
 

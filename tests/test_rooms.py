@@ -17,7 +17,8 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
     "pipelines": {
         "namesakes": set(),
         "errors": set(),
-        "command": {"errors"},
+        "output": set(),
+        "command": {"errors", "output"},
         "wording": set(),
         "gpu": set(),
         "machine": set(),

@@ -30,6 +30,8 @@ from pipelines.data.storage import check_no_secret
 from pipelines.errors import is_disk_full
 from pipelines.imports import after_imports, importing_libraries
 
+# While a study trains without its output.
+_GOES_ON = "the study goes on, see `python -m orchestrator.studies status`"
 # A second Ctrl-C within this time belongs to the immediate stop already in progress.
 _CLOSING_SECONDS = 10.0
 
@@ -74,7 +76,8 @@ def open_log(options: SweepOptions) -> Iterator[tuple[Storage, Console, Path]]:
         check_address(options.address)  # before libraries that take seconds to import
     storage = Storage.parse(options.storage)
     storage.create()
-    with capture_library_output(storage.local / "logs") as (terminal, log):
+    goes_on = "" if options.plan else _GOES_ON
+    with capture_library_output(storage.local / "logs", goes_on) as (terminal, log):
         yield storage, terminal, log
 
 

@@ -245,6 +245,17 @@ def test_invalid_arguments_are_rejected(
 
 
 @pytest.mark.slow
+def test_output_on_a_full_disk_is_one_sentence() -> None:
+    command = [sys.executable, "-m", "models.profile", "fenet", "--size", "64"]
+    with open("/dev/full", "w") as full:
+        completed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (completed.returncode, completed.stderr) == (
+        1,
+        "error: standard output cannot be written: No space left on device\n",
+    )
+
+
+@pytest.mark.slow
 def test_cost_is_counted_without_torchs_compiler() -> None:
     """Importing it takes as long as importing torch."""
     code = (

@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import subprocess
 import sys
 import termios
 import threading
@@ -117,3 +118,34 @@ def test_second_study_in_a_process_is_refused(
     assert capsys.readouterr().out == "epoch 1\nafter\n"
     second()
     assert len(refused) == 1
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "ended", "message"),
+    [
+        ("", 1, "error: {}"),
+        ("the study goes on", 0, "warning: {}; the study goes on"),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_sentence(
+    goes_on: str, ended: int, message: str, tmp_path: Path
+) -> None:
+    """What libraries print to a log on a full disk is discarded."""
+    script = f"""
+import os, sys, warnings
+from pathlib import Path
+from orchestrator.console import capture_library_output, run_command, say
+
+with capture_library_output(Path({str(tmp_path)!r}), {goes_on!r}) as (console, log):
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, 1), os.dup2(full, 2)
+    print("from Python")
+    warnings.warn("a warning")
+    status = run_command(lambda console: say(console, "epoch 1") or say(console, "2") or 0, console)
+sys.exit(status)
+"""
+    command = [sys.executable, "-c", script]
+    with open("/dev/full", "w") as full:
+        completed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    sentence = "standard output (/dev/full) cannot be written: No space left on device"
+    assert (completed.returncode, completed.stderr) == (ended, f"{message.format(sentence)}\n")

@@ -162,6 +162,33 @@ def test_failed_copy_names_its_destination(
     assert capsys.readouterr().err == "error: there/copy.py: No space left on device\n"
 
 
+@pytest.mark.parametrize(
+    ("work", "goes_on", "status", "message"),
+    [
+        ("print('x' * 100_000) or 0", "", 1, "error: {}"),
+        ("print('x') or 0", "", 1, "error: {}"),
+        ("print('x', flush=True) or 5", "the work goes on", 5, "warning: {}; the work goes on"),
+    ],
+)
+def test_output_on_a_full_disk_is_one_sentence(
+    work: str, goes_on: str, status: int, message: str
+) -> None:
+    script = "import sys; from pipelines.command import run_command; "
+    script += f"sys.exit(run_command(lambda: {work}, goes_on={goes_on!r}))"
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(script)} > /dev/full"
+    completed = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
+    sentence = "standard output (/dev/full) cannot be written: No space left on device"
+    assert (completed.returncode, completed.stderr) == (status, f"{message.format(sentence)}\n")
+
+
+def test_full_standard_error_does_not_end_the_command() -> None:
+    script = "import sys; from pipelines.command import run_command; "
+    script += "sys.exit(run_command(lambda: print('x', file=sys.stderr) or print('y') or 5))"
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(script)} 2> /dev/full"
+    completed = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True)
+    assert (completed.returncode, completed.stdout) == (5, "y\n")
+
+
 @pytest.mark.parametrize("closed", ["1", "0 1 2"])
 def test_command_with_closed_streams(closed: str) -> None:
     script = "import os, sys; from pipelines.command import run_command; "
