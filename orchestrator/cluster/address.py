@@ -1,6 +1,7 @@
 """Checks the cluster address given by `--address`."""
 
 import ipaddress
+import json
 import os
 import socket
 from typing import TypeGuard
@@ -8,11 +9,14 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import grpc  # type: ignore[import-untyped]
+import requests
 
 from pipelines.errors import UserError
 from pipelines.wording import option
 
 SECONDS = 5.0
+# A dashboard's answer about its version has about 300 bytes.
+_VERSION_BYTES = 1 << 16
 
 
 class UnreachableError(UserError, ConnectionError):
@@ -93,8 +97,10 @@ def check_address(address: str, seconds: float = SECONDS) -> None:
 
 
 def check_dashboard(address: str, seconds: float = 4.0) -> None:
-    """Raise RemoteError unless something listens at a dashboard's URL, or at the proxy that the
-    environment sets for it. A proxy is bypassed for an address of this machine, such as a tunnel.
+    """Raise RemoteError unless a Ray dashboard answers at a URL, or requires a token there.
+
+    seconds: the time limit for the connection, and again for the answer. A proxy that the
+    environment sets is bypassed for an address of this machine, such as a tunnel.
     """
     parts = urlsplit(address)
     try:
@@ -121,6 +127,45 @@ def check_dashboard(address: str, seconds: float = 4.0) -> None:
             f"{option('address')} {address}: nothing answers at {host}, port {port} "
             f"({error}){through}"
         ) from None
+    if problem := _dashboard_problem(address, seconds):
+        raise RemoteError(
+            f"{option('address')} {address}: the server at {host}, port {port} {problem}{through}; "
+            "use the URL of a Ray dashboard, such as http://localhost:8265 through `ray dashboard "
+            "cluster.yaml`"
+        )
+
+
+def _dashboard_problem(address: str, seconds: float) -> str:
+    """Return how the server at a URL differs from a Ray dashboard; empty if it does not."""
+    url = f"{address.rstrip('/')}/api/version"
+    try:
+        # As Ray's client: with the environment's proxies and certificates.
+        with requests.get(url, timeout=seconds, stream=True) as response:
+            if response.status_code in (401, 403):  # Ray's client has the token
+                return ""
+            if not response.ok:
+                return f"is not a Ray dashboard (HTTP status {response.status_code})"
+            text = next(response.iter_content(_VERSION_BYTES), b"")
+    except requests.Timeout:
+        return f"does not answer (tried for {seconds:g} s)"
+    except requests.RequestException as error:
+        return f"does not answer like a Ray dashboard ({_innermost(error)})"
+    try:
+        is_ray = "ray_version" in json.loads(text)
+    except (TypeError, ValueError):
+        is_ray = False
+    return "" if is_ray else "is not a Ray dashboard (its answer has no version of Ray)"
+
+
+def _innermost(error: BaseException) -> str:
+    """Return the cause of a failed request in one line, without control characters."""
+    while error.args and isinstance(cause := error.args[-1], BaseException):
+        error = cause
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, BaseException):
+        return _innermost(reason)
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(character if character.isprintable() else "?" for character in text[:200])
 
 
 def _is_loopback(host: str) -> bool:

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from ray.dashboard.modules.job.pydantic_models import JobDetails
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
@@ -127,16 +128,17 @@ def submit_study(
 def _connect(address: str) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(address)
-    except Exception as error:  # of requests and Ray, and RuntimeError for a rejected token
+    except Exception as error:  # of requests and Ray
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         host = urlsplit(address).hostname or ""
         proxied = getproxies().get(urlsplit(address).scheme) and not proxy_bypass(host)
         proxy = f"; the environment sets a proxy, which NO_PROXY={host} bypasses" if proxied else ""
+        advice = "the tunnel is open (`ray dashboard cluster.yaml`)"
+        if isinstance(error, AuthenticationError):
+            advice = "the cluster's token is in ~/.ray/auth_token, and RAY_AUTH_MODE=token is set"
         raise RemoteError(
             f"{option('address')} {address}: cannot connect to a Ray dashboard ({reason}{proxy}). "
-            "Check that "
-            "the tunnel is open (`ray dashboard cluster.yaml`), the cluster's token is in "
-            "~/.ray/auth_token, and RAY_AUTH_MODE=token is set"
+            f"Check that {advice}"
         ) from None
 
 

@@ -1,12 +1,13 @@
-"""`check_address` rejects addresses without a Ray cluster within seconds and names the cause."""
+"""Addresses without a Ray cluster are rejected within seconds, with the cause."""
 
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import grpc
 import pytest
@@ -18,6 +19,7 @@ from orchestrator.cluster.address import (
     check_dashboard,
 )
 from orchestrator.evaluate import main
+from orchestrator.sweep.__main__ import main as sweep
 from tests.support.finished_run import FinishedRun
 
 
@@ -27,10 +29,22 @@ def closed_port() -> int:
         return int(server.getsockname()[1])
 
 
+class Dashboard(BaseHTTPRequestHandler):
+    """Answers one request as Ray's dashboard does."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/api/version" else 404)
+        self.end_headers()
+        self.wfile.write(b'{"version": "4", "ray_version": "2.60.0"}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.fixture
 def web_port() -> Iterator[int]:
-    """Return a port on which an HTTP server answers, like a tracking server or a dashboard."""
-    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+    """Return a port on which a dashboard answers."""
+    with HTTPServer(("127.0.0.1", 0), Dashboard) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield server.server_port
@@ -103,6 +117,70 @@ def test_dashboard_that_drops_packets_is_reported_in_time() -> None:
     assert time.monotonic() - began < 30  # the system's own limit is minutes
     with pytest.raises(RemoteError, match="no host"):
         check_dashboard("http://")
+
+
+@contextmanager
+def answering(reply: bytes | None) -> Iterator[str]:
+    """Yield the URL of a server that answers requests with these bytes; None accepts connections
+    and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as connections:
+
+        def serve() -> None:
+            with suppress(OSError):  # the server is closed
+                while True:
+                    connection = connections.enter_context(server.accept()[0])
+                    if reply is not None and connection.recv(1 << 16):
+                        connection.sendall(reply)
+                        connection.shutdown(socket.SHUT_RDWR)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def http_reply(status: str, body: bytes = b"") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+STUDY = """\
+study: a study
+base: {data: {dataset: streets}}
+variants: {strong: {set: {model: {flows: []}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (None, "does not answer (tried for 4 s); use the URL of a Ray dashboard"),
+        (b"", "does not answer like a Ray dashboard (Remote end closed"),
+        (b"\x1b[2Jnoise\r\n\r\n", "does not answer like a Ray dashboard (?[2Jnoise)"),
+        (http_reply("404 Not Found", b"<html>"), "is not a Ray dashboard (HTTP status 404)"),
+        (http_reply("200 OK", b"<html>"), "is not a Ray dashboard (its answer has no version"),
+        (http_reply("200 OK", b"3"), "is not a Ray dashboard (its answer has no version of Ray)"),
+        (http_reply("401 Unauthorized", b"no"), "Check that the cluster's token is in ~/.ray/auth"),
+        (http_reply("403 Forbidden", b"no"), "Check that the cluster's token is in ~/.ray/auth_"),
+    ],
+    ids=str,
+)
+def test_server_that_is_no_dashboard_is_one_sentence(
+    reply: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY)
+    began = time.monotonic()
+    with answering(reply) as address:
+        options = ["--storage", "s3://bucket/storage", "--address", address]
+        assert sweep([str(study), *options]) == 2
+    assert time.monotonic() - began < 10
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"error: --address {address}: ")
+    assert message in line
+    assert ("auth_token" in line) == (reply is not None and reply[9:12] in (b"401", b"403"))
 
 
 @contextmanager
