@@ -29,6 +29,8 @@ from orchestrator.evaluation.trained_model import (
     to_device,
 )
 from orchestrator.study.report_options import SCORE_LABELS
+from orchestrator.tracking.store import TrackingError
+from pipelines.command import EXIT_FAILED
 from pipelines.config import ConfigurationError, configure, load_yaml
 from pipelines.data.config import DataConfig
 from pipelines.data.dataset import PreparedDataset, open_dataset
@@ -113,7 +115,12 @@ def evaluate_model(options: argparse.Namespace, console: Console) -> int:
         say(console, "not logged: MODEL does not belong to a run")
         return 0
     name = evaluation_name(dataset, split_name, model.checkpoint, config)
-    log_scores(store, model, name, scores, dataset, split_name, config)
+    try:
+        with store.readable_write_errors():
+            log_scores(store, model, name, scores, dataset, split_name, config)
+    except TrackingError as error:
+        say(console, f"not logged: {error}")
+        return EXIT_FAILED
     say(console, f"logged to run {model.run_id} under eval/{name}/")
     return 0
 

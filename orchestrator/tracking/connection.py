@@ -74,8 +74,8 @@ def _server(tracking_uri: str) -> MlflowClient:
         except MlflowException as error:
             if not may_retry or time.monotonic() + _PAUSE_SECONDS >= end:
                 raise ConnectionError(
-                    f"no answer within {_SECONDS:.0f} s ({_short(error)}); check the address, and "
-                    "that the server runs"
+                    f"no answer within {_SECONDS:.0f} s ({short_cause(error)}); check the address, "
+                    "and that the server runs"
                 ) from None
         time.sleep(_PAUSE_SECONDS)
 
@@ -95,10 +95,11 @@ def _limits(seconds: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _short(error: Exception) -> str:
-    """Return the innermost cause in the text of a failed request."""
+def short_cause(error: Exception) -> str:
+    """Return the innermost cause in the text of a failed request or SQL statement."""
     text = " ".join(str(error).split())
-    for pattern in (r"\[Errno -?\d+\] ([^)'\"]+)", r"(timed out)", r"error code (\d+)"):
+    patterns = (r"\(\w+\.\w*Error\) (.+?) \[SQL", r"\[Errno -?\d+\] ([^)'\"]+)", r"(timed out)")
+    for pattern in (*patterns, r"error code (\d+)"):
         if match := re.search(pattern, text):
             return match[1] if not match[1].isdigit() else f"HTTP status {match[1]}"
     return text if len(text) < 200 else f"{text[:200]}..."

@@ -1,12 +1,14 @@
 """The tracking store: connect to it, search it, and write to its runs."""
 
+import logging
 import math
 import os
 import re
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +20,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from orchestrator.tracking import relocation
 from orchestrator.tracking import tags as tag
-from orchestrator.tracking.connection import database_file, open_client
+from orchestrator.tracking.connection import database_file, open_client, short_cause
 from orchestrator.tracking.datasets import DatasetKey, dataset_input
 from orchestrator.tracking.liveness import Liveness
 from orchestrator.tracking.mlflow_view import report_path, runs_path
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1000
+# Logs the traceback of each failed statement.
+_SQL_LOGGER = logging.getLogger("mlflow.store.db.utils")
 _NOT_FOUND = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
@@ -308,6 +312,24 @@ class TrackingStore:
         self.log_metrics(run_id, prefixed, self._next_step(run_id, prefixed), model_id, dataset)
         self.client.log_artifacts(run_id, str(files), f"eval/{name}")
         self.set_tags(run_id, settings)
+
+    @contextmanager
+    def readable_write_errors(self) -> Iterator[None]:
+        """Within this context, raise TrackingError if the store or its artifacts cannot be
+        written."""
+        was_disabled, _SQL_LOGGER.disabled = _SQL_LOGGER.disabled, True
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            cause = short_cause(error)
+            if isinstance(error, OSError) and error.filename and error.strerror:
+                cause = f"{error.filename2 or error.filename}: {error.strerror}"
+            raise TrackingError(
+                f"MLflow at {self.display_uri} cannot be written ({cause}); check that you may "
+                "write to it, then run the same command again"
+            ) from None
+        finally:
+            _SQL_LOGGER.disabled = was_disabled
 
     def model_id(self, run_id: str) -> str | None:
         """Return the id of a run's model; None if it has none."""

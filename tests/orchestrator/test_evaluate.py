@@ -3,7 +3,10 @@
 import csv
 import json
 import math
+import os
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -217,6 +220,42 @@ def test_registered_model_is_found_by_alias_and_version(
         logged.add(line)
     (line,) = logged
     assert f"logged to run {finished_run.run_id} under eval/" in line
+
+
+@pytest.fixture
+def read_only_storage(finished_run: FinishedRun, tmp_path: Path) -> Iterator[Path]:
+    """Mount the storage of the finished run read-only, also for root; yield its path there."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    storage = tmp_path / "read-only"
+    storage.mkdir()
+    subprocess.run(["mount", "--bind", finished_run.storage, storage], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", storage], check=True)
+        yield storage
+    finally:
+        subprocess.run(["umount", "--lazy", storage], check=True)
+
+
+@pytest.mark.slow
+def test_scores_that_cannot_be_recorded_are_printed(
+    finished_run: FinishedRun,
+    read_only_storage: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    options = ["--dataset", str(finished_run.dataset), "--storage", str(read_only_storage)]
+    assert main([f"runs:/{finished_run.run_id}/last", *options]) == 1
+    printed = capsys.readouterr()
+    miou = expected(finished_run, "last", EvaluationConfig()).miou
+    assert f"{100 * miou:.2f}" in printed.out
+    assert printed.out.splitlines()[-1] == (
+        f"not logged: MLflow at sqlite:///{read_only_storage}/mlflow.db cannot be written (attempt "
+        "to write a readonly database); check that you may write to it, then run the same command "
+        "again"
+    )
+    assert "Traceback" not in printed.out + printed.err
+    assert not [record for record in caplog.records if record.name.startswith("mlflow")]
 
 
 def error_output(
