@@ -33,7 +33,7 @@ from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 from orchestrator.study.user_code import modules_by_name, runtime_environment
 from orchestrator.sweep.budget import used_hours
-from orchestrator.tracking.open_store import open_store
+from orchestrator.tracking.open_store import open_present_store, open_store
 from orchestrator.tracking.queries import (
     StoreSnapshot,
     find_experiment,
@@ -204,6 +204,7 @@ def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
         placement = plan_placement(resources, nodes, kinds)
         if cluster.is_local and (limit := core_limit()):
             say(context.console, limit, "dim")
+        store = open_present_store(context.storage)  # may fail; opening the data can take minutes
         names = {trial.experiment.data.dataset for trial in study.trials}
         embedded = "; the embedded set is made on first use" if EMBEDDED in names else ""
         say(context.console, f"opening the data{embedded}", "dim")
@@ -213,7 +214,7 @@ def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
         check_class_names(study, trials)
         show_data(study, trials, context.console)
         check_submission(study, trials)
-        store = open_store(context.storage)
+        store = store or open_store(context.storage)
         if uri := uncounted_uri():
             warn(
                 context.console,

@@ -35,14 +35,30 @@ def tracking_uri(storage: Path) -> str:
 def open_store(storage: Storage) -> TrackingStore:
     """Open the store at `MLFLOW_TRACKING_URI` if set, else the SQLite file in the local storage.
 
-    Raises TrackingError if the storage is a URI and no tracking server is set.
+    Raises TrackingError if the storage is a URI and no tracking server is set, or if the store
+    cannot be reached.
     """
+    return _open(storage, _uri(storage))
+
+
+def open_present_store(storage: Storage) -> TrackingStore | None:
+    """Open the store as `open_store` does, but return None instead of creating a file."""
+    uri = _uri(storage)
+    file = database_file(uri)
+    return None if file is not None and not file.exists() else _open(storage, uri)
+
+
+def _uri(storage: Storage) -> str:
     uri = tracking_uri(storage.local)
     if storage.is_remote and uri.startswith("sqlite:"):
         raise TrackingError(
             f"{option('storage')} {storage.shared} cannot hold a tracking store; set "
             "MLFLOW_TRACKING_URI to a tracking server's address"
         )
+    return uri
+
+
+def _open(storage: Storage, uri: str) -> TrackingStore:
     artifacts = None if uri.startswith("http") else storage.local / relocation.ARTIFACTS
     return TrackingStore(uri, artifacts, locks=storage.local / "locks")
 

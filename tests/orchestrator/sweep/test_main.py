@@ -1,5 +1,6 @@
 """The sweep command without training: `--plan` and bad input."""
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,3 +127,26 @@ def test_bad_input_is_reported(
     assert message in printed.out
     assert "Traceback" not in printed.out + printed.err
     assert not (storage / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_tracking_store_that_cannot_be_used_is_reported_before_the_data_is_opened(
+    planned: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The embedded data set alone takes a minute to make."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    (tmp_path / "garbage.db").write_bytes(b"garbage" * 1000)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # or it waits for nine seconds
+    storage = tmp_path / "storage"
+    for uri in (f"http://127.0.0.1:{port}", f"sqlite:///{tmp_path}/garbage.db"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        options = ["--storage", str(storage), "--plan", "--set", "data.dataset=streets"]
+        assert main([str(planned), *options]) == 2
+        output = capfd.readouterr().out
+        assert f"error: MLflow at {uri} cannot be used: " in output
+        assert "opening the data" not in output
+    assert not (storage / "datasets").exists()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.storage import Storage
-from orchestrator.tracking.open_store import open_store
+from orchestrator.tracking.open_store import open_present_store, open_store
 from orchestrator.tracking.store import TrackingError
 
 
@@ -25,3 +25,9 @@ def test_storage_that_no_uri_can_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match=r"choose a path without '\?'"):
         open_store(Storage.parse(str(tmp_path / "what?")))
     assert not (tmp_path / "what").exists()
+
+
+def test_missing_file_is_not_created_before_it_is_needed(tmp_path: Path, own_store: Path) -> None:
+    assert open_present_store(Storage.parse(str(tmp_path / "new"))) is None
+    assert not (tmp_path / "new").exists()
+    assert open_present_store(Storage.parse(str(own_store))) is not None
