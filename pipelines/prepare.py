@@ -6,20 +6,33 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
+from models.registry import is_class_name
 from pipelines.command import run_command
+from pipelines.errors import UserError
 from pipelines.imports import importing_libraries
 from pipelines.machine import cores
 from pipelines.preparation.published_datasets import ARCHIVES, INSTRUCTIONS
-from pipelines.preparation.readers import READERS
+from pipelines.preparation.readers import READERS, Reader
+from pipelines.preparation.readers.own_reader import own_failures, own_reader
 from pipelines.preparation.readers.streets import parse_size
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.prepare") -> int:
     """Run the command and return its exit status, as `run_command` defines it."""
-    options = _parser(prog).parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    parser, commands = _parser(prog)
+    if given and is_class_name(given[0]):
+        try:
+            _add_reader(commands, given[0], own_reader(given[0]))
+        except UserError as error:
+            parser.error(str(error))
+    options = parser.parse_args(given)
     interrupted = "interrupted"
-    if options.command in READERS:
+    if options.command in READERS or is_class_name(options.command):
         interrupted += "; run the same command again to resume after the last finished shard"
     if options.command == "fetch":
         interrupted += "; run the same command again to continue"
@@ -39,29 +52,18 @@ def _run(options: argparse.Namespace) -> int:
     return work.get(options.command, prepare_dataset)(options)
 
 
-def _parser(prog: str) -> argparse.ArgumentParser:
+def _parser(prog: str) -> tuple[argparse.ArgumentParser, _Commands]:
+    """Return the parser, and the commands of it, to which the user's own reader is added."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Convert a data set to Parquet shards with a manifest, checking every image; "
         "`fetch` downloads a published one, `inspect` and `preview` show a prepared one.",
+        epilog="COMMAND may also be `package.module:Class`, a reader of your own: "
+        "a subclass of `Reader` in `pipelines.preparation.readers`.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, reader in READERS.items():
-        command = commands.add_parser(name, help=reader.help, description=reader.help)
-        reader.add_arguments(command)
-        command.add_argument("--destination", required=True, help="output directory or URI")
-        command.add_argument(
-            "--workers",
-            type=_positive,
-            default=cores(),
-            help="worker processes (default: one per processor core)",
-        )
-        command.add_argument(
-            "--skip-invalid",
-            action="store_true",
-            help="skip and record invalid samples instead of failing",
-        )
-        _add_verify(command)
+        _add_reader(commands, name, reader)
     fetch = commands.add_parser(
         "fetch",
         help="download and unpack a published data set, or say how to get it",
@@ -116,7 +118,31 @@ def _parser(prog: str) -> argparse.ArgumentParser:
             metavar="FILE",
             help=f"image file to write (default: {file}, with the data set's name)",
         )
-    return parser
+    return parser, commands
+
+
+def _add_reader(commands: _Commands, name: str, reader: type[Reader]) -> None:
+    """Add the command that prepares with a reader. Raises UserError if the reader's own code fails,
+    or it has an option of the command."""
+    try:
+        with own_failures(reader):
+            command = commands.add_parser(name, help=reader.help, description=reader.help)
+            reader.add_arguments(command)
+        command.add_argument("--destination", required=True, help="output directory or URI")
+        command.add_argument(
+            "--workers",
+            type=_positive,
+            default=cores(),
+            help="worker processes (default: one per processor core)",
+        )
+        command.add_argument(
+            "--skip-invalid",
+            action="store_true",
+            help="skip and record invalid samples instead of failing",
+        )
+        _add_verify(command)
+    except argparse.ArgumentError as error:
+        raise UserError(f"reader {name}: {error}; rename the option") from error
 
 
 def _positive(text: str) -> int:

@@ -36,14 +36,16 @@ from pipelines.preparation.inspection import describe_dataset, image_format_line
 from pipelines.preparation.prepare_dataset import Progress as ReportProgress
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers import READERS
+from pipelines.preparation.readers.own_reader import construct, own_failures
 
 _LINE_SECONDS = 30.0  # between lines of progress where there is no terminal for a bar
 
 
 def prepare_dataset(options: argparse.Namespace) -> int:
     """Prepare a data set and print its summary; return the exit status."""
-    reader = READERS[options.command].from_arguments(options)
-    with _progress(f"preparing {reader.name}") as progress:
+    reader_class = READERS.find(options.command)
+    reader = construct(reader_class, options)
+    with own_failures(reader_class), _progress(f"preparing {reader.name}") as progress:
         manifest = prepare(
             reader,
             options.destination,

@@ -1,11 +1,14 @@
-"""Every row of the examples' study takes a training step, with the part that the row is about."""
+"""Every row of the examples' study takes a training step, with the part that the row is about; the
+examples' reader prepares a data set."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from examples.haze import Haze
 from examples.tversky import Tversky
@@ -14,6 +17,7 @@ from models.backbones.hugging_face import HuggingFaceBackbone
 from orchestrator.study.load import load_study
 from pipelines.data.dataset import open_dataset
 from pipelines.network.config import NetworkConfig
+from pipelines.prepare import main as prepare
 from pipelines.training.experiment import Experiment
 from pipelines.training.loop import Training, TrainingReport
 
@@ -61,3 +65,24 @@ def test_row_takes_a_step_with_its_own_part(
     training.run(reports.append)
     assert reports[-1].metrics is not None
     assert not all(map(torch.equal, before, training.model.parameters()))
+
+
+def test_own_reader_prepares_a_data_set(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    table = ["split,farm,image,label"]
+    for index, split in enumerate(("train", "train", "val")):
+        pixels = np.random.default_rng(index).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(source / f"{index}.png")
+        Image.fromarray(pixels[..., 0] % 4).save(source / f"{index}-label.png")
+        table.append(f"{split},farm {index},{index}.png,{index}-label.png")
+    (source / "samples.csv").write_text("\n".join(table))
+    arguments = ["examples.fields:Fields", "--source", str(source), "--workers", "1"]
+    assert prepare([*arguments, "--destination", str(tmp_path / "fields")]) == 0
+    dataset = open_dataset(tmp_path / "fields")
+    assert [each.name for each in dataset.manifest.classes] == ["soil", "crop", "weed"]
+    assert dataset.manifest.counts == {"train": 2, "val": 1}
+    assert list(dataset.split("train").groups) == ["farm 0", "farm 1"]
+    image, label = dataset.split("val").read(0)
+    assert np.array_equal(image, pixels)
+    assert np.array_equal(label, np.where(pixels[..., 0] % 4, pixels[..., 0] % 4 - 1, 255))

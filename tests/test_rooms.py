@@ -37,7 +37,9 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "model_directory": {"config", "data", "network", "training", "serving"},
         "submission": {"errors", "data", "preparation"},
         "run_preparation": {"errors", "machine", "data", "preparation", "training"},
-        "prepare": {"command", "machine", "imports", "preparation", "run_preparation"},
+        "prepare": {
+            *("command", "errors", "machine", "imports", "preparation", "run_preparation"),
+        },
         "run_training": {
             *("errors", "gpu", "config", "data", "network", "evaluation", "preparation"),
             *("training", "model_directory"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.__main__ import COMMANDS
+from tests.support import ROOT
 
 pytestmark = pytest.mark.slow  # a process for each command
 
@@ -71,6 +72,12 @@ def test_arguments_are_parsed_before_libraries_are_imported(command: str, option
     status, libraries = run(command, option)
     assert status == (0 if option == "--help" else 2)
     assert libraries <= PARSING[command]
+
+
+def test_help_of_an_own_reader_needs_no_other_libraries() -> None:
+    status, libraries = run("pipelines.prepare", "examples.fields:Fields", "--help", cwd=ROOT)
+    assert status == 0
+    assert libraries - {"examples"} <= PARSING["pipelines.prepare"]
 
 
 BROKEN = {

@@ -25,6 +25,7 @@ from pipelines.preparation.image_header import DEEP_MODES
 from pipelines.preparation.image_reading import ImageReading
 from pipelines.preparation.label_forms import LabelForms, check_one_reading, label_forms
 from pipelines.preparation.labels import IGNORE, check_lossless, class_indices
+from pipelines.preparation.readers.own_reader import own_failures
 from pipelines.preparation.readers.reader import Reader, Record
 from pipelines.preparation.source_files import broken_link
 from pipelines.preparation.source_images import check_single_page, read_pixels
@@ -63,7 +64,19 @@ def check(
 
     repeated: how often each name occurs that is not unique (see `duplicates`).
     reading: how images become pixels.
+
+    Raises UserError if the code of the user's own reader fails.
     """
+    with own_failures(type(reader)):
+        return _check(reader, record, repeated, reading)
+
+
+def _check(
+    reader: Reader,
+    record: Record,
+    repeated: Mapping[tuple[str, str], int],
+    reading: ImageReading,
+) -> CheckedSample:
     count = repeated.get((record.split, record.identifier))
     if count is not None:
         return _invalid(record, f"{record.image}: its name occurs {count} times in the split")

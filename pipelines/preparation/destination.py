@@ -75,7 +75,8 @@ def existing_manifest(location: Location, recipe: str) -> Manifest | None:
         raise DatasetError(
             f"{location.uri}: already holds the data set {manifest.name!r} "
             f"(fingerprint {manifest.fingerprint[:12]}), prepared from another source or with "
-            "other options; choose another destination or delete it first"
+            "other options, or by a reader that has changed since; choose another destination or "
+            "delete it first"
         )
     # In an object store, an interrupted preparation leaves its shards and its journal here.
     resumable = not location.is_local and JOURNAL_NAME in sizes

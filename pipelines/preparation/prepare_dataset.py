@@ -24,6 +24,7 @@ from pipelines.preparation.destination import (
 )
 from pipelines.preparation.image_reading import scale_note, scale_problem
 from pipelines.preparation.label_forms import mask_problem, palette_problem
+from pipelines.preparation.readers.own_reader import own_recipe
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
 from pipelines.preparation.source_files import is_text, not_text
 from pipelines.preparation.survey import survey
@@ -100,6 +101,7 @@ def recipe_digest(reader: Reader, listing: Listing, skip_invalid: bool) -> str:
     """Return a digest of all that decides the result: source files, reader, options, format."""
     classes = [asdict(each) for each in reader.classes]
     described = [VERSION, reader.version, skip_invalid, TILE, classes, listing.problems]
+    described += own_recipe(reader)
     digest = hashlib.sha256(json.dumps(described).encode())
     for record in listing.records:
         line = f"{record.split}\n{record.identifier}\n{record.group}\n{reader.stamp(record)}\n"

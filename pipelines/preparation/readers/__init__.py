@@ -1,5 +1,6 @@
 """Readers of the data sets that can be prepared, by their names on the command line."""
 
+from models.registry import Registry
 from pipelines.preparation.readers.ade20k import ADE20K
 from pipelines.preparation.readers.camvid import CamVid
 from pipelines.preparation.readers.cityscapes import Cityscapes
@@ -12,12 +13,13 @@ from pipelines.preparation.readers.reader import Reader
 from pipelines.preparation.readers.streets import Streets
 from pipelines.preparation.readers.voc import VOC
 
-READERS: dict[str, type[Reader]] = {
-    reader.name: reader
+READERS: Registry[Reader] = Registry("reader", "pipelines.preparation.readers:Reader")
+READERS.update(
+    (reader.name, reader)
     for reader in (
         *(Streets, Cityscapes, ADE20K, PascalContext, CamVid, VOC, COCOStuff, Mapillary, LoveDA),
         Folder,
     )
-}
+)
 
 __all__ = ["READERS", "Reader"]
