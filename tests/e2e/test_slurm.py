@@ -90,3 +90,20 @@ def test_jobs_of_a_second_user_write_checkpoints_before_they_end_and_resume(slur
     assert "epoch 2000 of 2000" not in worker_log(slurm)
     for node in slurm.nodes:
         assert not node.execute("sh", "-c", "ls -d /tmp/ray-*").stdout
+
+
+def test_time_limit_that_is_too_short_for_the_signal_is_explained(slurm: Slurm) -> None:
+    write_study(slurm, "alice", epochs=2000, workers=1)
+    short = slurm.submit("alice", f"--time=4 --nodes=1 {JOB}")  # Slurm sends the signal
+    early = slurm.submit("alice", f"--nodes=1 {JOB}")
+    end = time.monotonic() + 60
+    # Ray is about to start.
+    while not any(node.execute("ls", f"/tmp/ray-{early}").stdout for node in slurm.nodes):
+        assert time.monotonic() < end, slurm.log("alice", early)
+        time.sleep(0.1)
+    slurm.run("alice", f"scancel --batch --signal=INT {early}")
+    for job in (early, short):
+        assert slurm.wait(job) == "FAILED"
+        assert "s after the start: Slurm sends it 5 minutes before" in slurm.log("alice", job)
+    assert "opening the data" not in slurm.log("alice", early)
+    assert "ExitCode=2:0" in slurm.run("alice", f"scontrol show job --oneliner {early}")
