@@ -23,6 +23,12 @@ from pipelines.imports import importing_libraries
 _SECONDS = 9.0
 _PAUSE_SECONDS = 0.5
 _SQLITE = "sqlite:///"
+# By module: the package to install for a database driver, where its name is another.
+_DRIVERS = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 
 
@@ -41,9 +47,19 @@ def open_client(tracking_uri: str) -> MlflowClient:
         if not urlsplit(tracking_uri).hostname:
             raise ValueError("the address has no host; use one such as http://HOST:5000")
         return _server(tracking_uri)
-    if re.match(r"(postgresql|mysql)", tracking_uri):
-        _check_sql_server(tracking_uri)
-    return _connected(tracking_uri)
+    scheme = re.match(r"(postgresql|mysql|mssql)[\w+]*://", tracking_uri)
+    if scheme is None:
+        return _connected(tracking_uri)
+    try:
+        if scheme[1] != "mssql":
+            _check_sql_server(tracking_uri)
+        return _connected(tracking_uri)
+    except ModuleNotFoundError as error:
+        package = _DRIVERS.get(error.name or "", error.name)
+        raise ConnectionError(
+            f"{scheme[0]} needs the Python module {error.name}, which is not installed here; run "
+            f"`pip install '{package}'`"
+        ) from None
 
 
 def database_file(tracking_uri: str) -> Path | None:

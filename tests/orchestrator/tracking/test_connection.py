@@ -59,6 +59,25 @@ def test_database_server_that_does_not_run(impatient: None) -> None:
     assert "secret" not in message
 
 
+@pytest.mark.parametrize(
+    ("scheme", "module", "package"),
+    [
+        ("postgresql", "psycopg", "psycopg[binary]"),
+        ("postgresql+psycopg2", "psycopg2", "psycopg2-binary"),
+        ("mysql", "MySQLdb", "mysqlclient"),
+        ("mysql+pymysql", "pymysql", "pymysql"),
+        ("mssql+pymssql", "pymssql", "pymssql"),
+    ],
+)
+def test_driver_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, module: str, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # also where it is installed
+    message = error_of(f"{scheme}://user:secret@127.0.0.1:1/mlflow")
+    assert f"{scheme}:// needs the Python module {module}, which is not installed" in message
+    assert f"run `pip install '{package}'`" in message
+
+
 @pytest.mark.parametrize("uri", ["http://", "https:///path", "http://:5000"])
 def test_address_without_a_host(uri: str) -> None:
     assert "the address has no host" in error_of(uri)
