@@ -32,7 +32,7 @@ from orchestrator.report.study_report import Report
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.study.yaml_source import parse_yaml
-from orchestrator.tracking.queries import StoreSnapshot, recorded_samples
+from orchestrator.tracking.queries import StoreSnapshot, recorded_samples, with_matching_samples
 from orchestrator.tracking.store import TrackingError
 from pipelines.data.manifest import metric_name
 from pipelines.evaluation.counts import Counts, class_iou, read_counts
@@ -176,7 +176,11 @@ def bundled_study(
         ]
         study = load_study(file if local == text else parse_yaml(local, str(file)).value, given)
         recorded = recorded_samples(study, list(bundle.runs.values()))
-        return study.with_samples(recorded) if study.with_samples and recorded else study
+        return with_matching_samples(
+            study,
+            recorded,
+            lambda larger: [trial for trial in larger.trials if trial.name in bundle.runs],
+        )
 
 
 @contextmanager

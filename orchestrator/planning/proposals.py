@@ -18,7 +18,7 @@ from orchestrator.study.sampling import (
 )
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
-from orchestrator.tracking.queries import recorded_samples
+from orchestrator.tracking.queries import recorded_samples, with_matching_samples
 from orchestrator.tracking.runs import TrialRun
 from pipelines.data.manifest import metric_name
 
@@ -42,28 +42,12 @@ def with_recorded_samples(
     """Return a search with its samples in the tracking store that were trained as the study would
     train them now, also under another name; another study unchanged. resolve: resolves the trials
     of a study."""
-    recorded = recorded_samples(study, runs)
-    if not recorded or study.with_samples is None:
-        return study
-    assert study.config.sampling is not None
-    first = study.config.sampling.random_count
     identities = {run.identity for run in runs}
-    kept: dict[CellName, dict[int, SearchSample]] = {}
-
-    def keep_trained(samples: Mapping[CellName, Sequence[SearchSample]]) -> None:
-        assert study.with_samples is not None
-        for trial in resolve(study.with_samples(samples)):
-            sample = trial.sample
-            if sample is not None and sample.number >= first and trial.identity in identities:
-                kept.setdefault(trial.cell, {})[sample.number] = sample
-
-    keep_trained(recorded)
-    # The others may be of a row or grid value that has been renamed.
-    unmatched = [samples for cell, samples in recorded.items() if cell not in kept]
-    others = {trial.cell for trial in study.trials} - kept.keys()
-    for samples in unmatched:
-        keep_trained(dict.fromkeys(others, samples))
-    return study.with_samples({cell: list(by_number.values()) for cell, by_number in kept.items()})
+    return with_matching_samples(
+        study,
+        recorded_samples(study, runs),
+        lambda larger: [each for each in resolve(larger) if each.identity in identities],
+    )
 
 
 def next_samples(

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +26,7 @@ from orchestrator.report.formats import (
     markdown_text,
 )
 from orchestrator.report.html import render_page
+from orchestrator.report.match_runs import current_code_versions, find_runs
 from orchestrator.report.notes import Notes, notes_on
 from orchestrator.report.records import Value, as_csv, table_records
 from orchestrator.report.results import Result, Results
@@ -42,7 +44,7 @@ from orchestrator.study.model_cost import ModelCost
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.search_result import FILE
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, Trial
 from orchestrator.tracking.queries import (
     StoreSnapshot,
     history,
@@ -52,6 +54,7 @@ from orchestrator.tracking.queries import (
     run_url,
     study_figures,
     viewing_instructions,
+    with_matching_samples,
 )
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_page import find_page
@@ -196,6 +199,12 @@ class Report:
         return table_records(self.study, self.rows, self.study.config.published)
 
 
+def _with_runs(study: Study, snapshot: StoreSnapshot) -> list[Trial]:
+    """Return the trials of a study that have runs."""
+    found = find_runs(study, snapshot.trials, current_code_versions(study))
+    return [trial for trial in study.trials if trial.name in found]
+
+
 @dataclass
 class StudyReport:
     """Generates the report of one study repeatedly; counts and finished histories are read once.
@@ -224,8 +233,7 @@ class StudyReport:
         snapshot = snapshot or read_snapshot(self.store)
         study, reader = self.study, self._results
         if self.identities is None and (recorded := recorded_samples(study, snapshot.trials)):
-            assert study.with_samples is not None
-            study = study.with_samples(recorded)
+            study = with_matching_samples(study, recorded, partial(_with_runs, snapshot=snapshot))
             reader = self._results_of(study)
         results = reader.read(snapshot)
         compared = compare_rows(study, build_rows(study, results, self.costs))

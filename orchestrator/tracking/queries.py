@@ -1,6 +1,6 @@
 """Read-only queries of the tracking store."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -10,7 +10,7 @@ from mlflow.entities import Experiment, Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from orchestrator.study.sampling import CellName, SearchSample
-from orchestrator.study.study import Study
+from orchestrator.study.study import Study, Trial
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import Owner
 from orchestrator.tracking.liveness import Holder
@@ -316,3 +316,33 @@ def recorded_samples(study: Study, runs: Sequence[TrialRun]) -> dict[CellName, l
     return {
         cell: [samples[number] for number in sorted(samples)] for cell, samples in recorded.items()
     }
+
+
+def with_matching_samples(
+    study: Study,
+    recorded: Mapping[CellName, Sequence[SearchSample]],
+    with_runs: Callable[[Study], Iterable[Trial]],
+) -> Study:
+    """Return a search with those of its recorded samples that have runs, also of a row or grid
+    value that has been renamed; another study unchanged.
+
+    recorded: see `recorded_samples`. with_runs: returns the trials of a study that have runs.
+    """
+    if not recorded or study.with_samples is None:
+        return study
+    assert study.config.sampling is not None
+    first = study.config.sampling.random_count
+    kept: dict[CellName, dict[int, SearchSample]] = {}
+
+    def keep(samples: Mapping[CellName, Sequence[SearchSample]]) -> None:
+        assert study.with_samples is not None
+        for trial in with_runs(study.with_samples(samples)):
+            if trial.sample is not None and trial.sample.number >= first:
+                kept.setdefault(trial.cell, {})[trial.sample.number] = trial.sample
+
+    keep(recorded)
+    unmatched = [samples for cell, samples in recorded.items() if cell not in kept]
+    others = {trial.cell for trial in study.trials} - kept.keys()
+    for samples in unmatched:
+        keep(dict.fromkeys(others, samples))
+    return study.with_samples({cell: list(by_number.values()) for cell, by_number in kept.items()})

@@ -43,10 +43,16 @@ def test_bundle_has_everything_and_is_correct(
     assert output.startswith(f"{6 * 26} scores and "), sorted(content.runs["b, seed 0"].metrics)
 
 
+@pytest.mark.parametrize("second", ["b", "renamed"])
 def test_bundle_of_a_search_has_its_samples(
-    tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    small_streets: Path,
+    own_store: Path,
+    capsys: pytest.CaptureFixture[str],
+    second: str,
 ) -> None:
-    """Also those that the study file does not determine, which are read from the runs' tags."""
+    """Also those that the study file does not determine, which are read from the runs' tags, even
+    if a row has been renamed since."""
     key = "training.learning_rate"
     text = PLAIN.replace("compare_to: a", "kind: search")
     text += f"sample: {{{key}: {{log: [1e-3, 1]}}}}\n"
@@ -56,12 +62,14 @@ def test_bundle_of_a_search_has_its_samples(
     assert study.with_samples is not None
     later = {(row,): [SearchSample(n, {key: 0.1 * n}) for n in (1, 2)] for row in ("a", "b")}
     fabricate(study.with_samples(later), tmp_path / "storage")
+    assert "\n  b: " in text
+    write_study(tmp_path, small_streets, text.replace("\n  b: ", f"\n  {second}: "))
     out = tmp_path / "written"
     arguments = [str(file), "--storage", str(tmp_path / "storage"), "--out", str(out)]
     assert main(arguments) == 0
     runs = Bundle.read(out).runs
-    assert runs.keys() == {f"{row}, sample {n}" for row in "ab" for n in range(3)}
-    assert runs["b, sample 2"].sample == SearchSample(2, {key: 0.2})
+    assert runs.keys() == {f"{row}, sample {n}" for row in ("a", second) for n in range(3)}
+    assert runs[f"{second}, sample 2"].sample == SearchSample(2, {key: 0.2})
     assert (out / "tables" / "found.yaml").is_file()
     capsys.readouterr()
     assert main([str(out), "--check"]) == 0
