@@ -115,6 +115,7 @@ SHORT_MODULES = {
     "pipelines/data/seeding.py",
     "pipelines/network/file_names.py",
     "pipelines/preparation/streets/classes.py",
+    "orchestrator/sweep/downloads.py",
     "pipelines/training/host_copy.py",
     "pipelines/training/loss_division.py",
 }

@@ -33,6 +33,7 @@ from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
 from orchestrator.study.user_code import modules_by_name, runtime_environment
 from orchestrator.sweep.budget import used_hours
+from orchestrator.sweep.downloads import download_weights
 from orchestrator.tracking.open_store import open_present_store, open_store
 from orchestrator.tracking.queries import (
     StoreSnapshot,
@@ -205,6 +206,7 @@ def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
         if cluster.is_local and (limit := core_limit()):
             say(context.console, limit, "dim")
         store = open_present_store(context.storage)  # may fail; opening the data can take minutes
+        download_weights((trial.experiment for trial in study.trials), context.console)
         names = {trial.experiment.data.dataset for trial in study.trials}
         embedded = "; the embedded set is made on first use" if EMBEDDED in names else ""
         say(context.console, f"opening the data{embedded}", "dim")

@@ -33,7 +33,7 @@ def download(
     if the server still has the same file (the same strong ETag or time of modification) and sends
     parts of files. Otherwise it starts again.
 
-    checksum: expected digest or its beginning, `ALGORITHM:HEXADECIMAL`, such as `md5:...`.
+    checksum: expected digest, `ALGORITHM:HEXADECIMAL`, such as `md5:...`.
     progress: called with the bytes done and the total, which is 0 if the server does not send it.
 
     Raises:
@@ -47,12 +47,11 @@ def download(
     partial = partial_path(path)
     try:
         _receive(url, partial, progress)
-        algorithm = (checksum or "sha256").partition(":")[0]
-        if checksum is not None and not digest(partial, algorithm).startswith(checksum):
+        if checksum is not None and digest(partial, checksum.partition(":")[0]) != checksum:
             partial.unlink()
             _state_file(partial).unlink(missing_ok=True)
             raise DownloadError(
-                f"{_shown(url)}: the file does not have the expected checksum {checksum}; it was "
+                f"{shown(url)}: the file does not have the expected checksum {checksum}; it was "
                 "deleted. Download it again, or from another address"
             )
         sync_to_disk([partial])
@@ -86,7 +85,7 @@ def _receive(url: str, partial: Path, progress: Progress) -> None:
                 partial.unlink()
                 return _receive(url, partial, progress)
             raise DownloadError(
-                f"{_shown(url)}: the server answered {error.code} ({error.reason}); check the "
+                f"{shown(url)}: the server answered {error.code} ({error.reason}); check the "
                 "address"
             ) from error
     with response:
@@ -95,7 +94,7 @@ def _receive(url: str, partial: Path, progress: Progress) -> None:
             start = 0
         elif not response.headers.get("Content-Range", "").startswith(expected):
             raise DownloadError(
-                f"{_shown(url)}: the server sent another part of the file than {expected}; delete "
+                f"{shown(url)}: the server sent another part of the file than {expected}; delete "
                 f"{partial} to start again"
             )
         length = response.headers.get("Content-Length")
@@ -119,7 +118,7 @@ def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
         raise
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(
-            f"{_shown(request.full_url)}: cannot be reached ({getattr(error, 'reason', error)}); "
+            f"{shown(request.full_url)}: cannot be reached ({getattr(error, 'reason', error)}); "
             "check the address and the network"
         ) from error
     return response
@@ -138,7 +137,7 @@ def _chunks(response: http.client.HTTPResponse, url: str, partial: Path) -> Iter
 
 def _broken_off(url: str, partial: Path, reason: str) -> DownloadError:
     return DownloadError(
-        f"{_shown(url)}: the server broke off {reason}; run the same command again to continue "
+        f"{shown(url)}: the server broke off {reason}; run the same command again to continue "
         f"{partial}"
     )
 
@@ -166,7 +165,7 @@ def _is_http(url: str) -> bool:
         return False
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """Return an address without the parts that may hold a password or a key."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -16,6 +16,7 @@ from models.hugging_face.weights import load_saved
 from models.pretrained import unwrap
 from models.timm_weights import load_timm
 from pipelines.network.build import NetworkError
+from pipelines.network.published_weights import is_downloaded
 from pipelines.network.weight_files import WeightsError, locate_weights
 from pipelines.network.weights import read_weights
 
@@ -127,7 +128,12 @@ def load_backbone_weights(model: nn.Module, uri: str) -> PretrainedReport:
         raise NetworkError(
             f"backbone_weights: {type(model).__name__} has no `backbone` of models.backbones"
         )
-    weights = read_weights(locate_weights(uri))
+    location = locate_weights(uri)
+    try:
+        weights = read_weights(location)
+    except WeightsError as error:
+        again = "; delete the file to download it again" if is_downloaded(uri) else ""
+        raise WeightsError(f"{error}{again}") from error
     try:
         if isinstance(model, HuggingFaceNetwork):
             return load_saved(model.model, weights, model.classes)

@@ -3,13 +3,12 @@
 import os
 import sys
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock
 
-from pipelines.data.download import DownloadError, digest, download
+from pipelines.data.download import DownloadError, Progress, digest, download, shown
 
 #: Environment variable with the address of a folder that has the downloaded files, too.
 MIRROR_VARIABLE = "SEGMENTATION_WEIGHTS_MIRROR"
@@ -65,46 +64,76 @@ class DownloadedWeights:
         """The file on this machine, or None if it was not downloaded."""
         return self._target if self._target.is_file() else None
 
-    def fetch(self) -> Path:
+    @property
+    def address(self) -> str:
+        """Where the file is downloaded from, without a password."""
+        return shown(self._source)
+
+    def fetch(self, progress: Progress | None = None) -> Path:
         """Return the file, downloaded if necessary.
 
-        Raises:
-            DownloadError: it cannot be downloaded, or has another digest.
-        """
-        self._verified  # noqa: B018 - once in each process
-        return self._target
+        progress: called with the bytes done and the total; by default, printed on standard error.
 
-    @cached_property
-    def _verified(self) -> None:
-        target, expected = self._target, f"sha256:{self.sha256}"
+        Raises:
+            DownloadError: it cannot be downloaded, has another digest, or is no file of weights.
+        """
+        target = self._target
+        if not target.is_file():
+            self._download(target, progress)
+        if problem := _problem(target, self.sha256):
+            raise DownloadError(f"{target}: {problem}; delete the file to download it again")
+        return target
+
+    def _download(self, target: Path, progress: Progress | None) -> None:
+        if progress is None:
+            print(f"downloading {self.address} to {target.parent}", file=sys.stderr, flush=True)
+        unchecked = target.with_name(f"{target.name}.unchecked")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             # Several workers of this machine may start at once.
             with FileLock(f"{target}.lock"):
-                if not target.is_file():
-                    self._download(expected)
+                if target.is_file():
+                    return
+                download(self._source, unchecked, None, progress or _Percent())
+                if problem := _problem(unchecked, self.sha256):
+                    unchecked.unlink()
+                    raise DownloadError(f"{self.address}: {problem}; it was deleted")
+                unchecked.replace(target)
         except OSError as error:
             raise DownloadError(
                 f"{target.parent}: cannot be written ({error.strerror or error}); set TORCH_HOME "
                 "to a folder for downloads"
             ) from error
-        if not digest(target).startswith(expected):
-            raise DownloadError(
-                f"{target}: its SHA-256 does not begin with {self.sha256}, as the publisher's "
-                "does; delete the file to download it again"
-            )
+        except DownloadError as error:
+            hint = f" ({MIRROR_VARIABLE} is set)" if os.environ.get(MIRROR_VARIABLE) else ""
+            raise DownloadError(f"{error}{hint}") from error
 
-    def _download(self, expected: str) -> None:
+    @property
+    def _source(self) -> str:
         mirror = os.environ.get(MIRROR_VARIABLE, "").rstrip("/")
-        address = f"{mirror}/{self._target.name}" if mirror else self.url
-        print(f"downloading {address} to {self._target.parent}", file=sys.stderr, flush=True)
-        download(address, self._target, expected, _Percent())
+        return f"{mirror}/{self._target.name}" if mirror else self.url
 
     @property
     def _target(self) -> Path:
-        import torch.hub
+        import torch.hub  # torch takes seconds, and only this needs it
 
         return Path(torch.hub.get_dir()) / "checkpoints" / self.url.rpartition("/")[2]
+
+
+def _problem(file: Path, sha256: str) -> str:
+    """Return why a file is not the publisher's, as far as that can be known; empty if it is."""
+    if sha256:
+        expected = f"sha256:{sha256}"
+        return (
+            ""
+            if digest(file).startswith(expected)
+            else (f"the file's SHA-256 does not begin with {sha256}, as the publisher's does")
+        )
+    with file.open("rb") as content:
+        begin = content.read(9)
+    # A zip archive or a pickle, as PyTorch writes them, or safetensors.
+    is_weights = begin.startswith((b"PK", b"\x80")) or begin[8:] == b"{"
+    return "" if is_weights else "the file is no file of weights, such as a page of an error"
 
 
 class _Percent:
@@ -150,3 +179,9 @@ PUBLISHED_WEIGHTS: dict[str, PackagedWeights | DownloadedWeights] = {
         for depth in (18, 50, 101)
     },
 }
+
+
+def is_downloaded(name: str) -> bool:
+    """Whether a name is of weights that have been downloaded to this machine."""
+    weights = PUBLISHED_WEIGHTS.get(name)
+    return isinstance(weights, DownloadedWeights) and weights.path is not None

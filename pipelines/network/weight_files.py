@@ -48,7 +48,8 @@ def locate_weights(uri: str) -> str:
     except (DatasetError, OSError) as error:
         raise WeightsError(f"{uri}: cannot be read ({error})") from error
     if kind == FileType.NotFound:
-        raise WeightsError(f"{uri}: no such file or directory")
+        names = "" if "/" in uri or "." in uri else f"; published: {', '.join(PUBLISHED_WEIGHTS)}"
+        raise WeightsError(f"{uri}: no such file or directory{names}")
     return f"{str(uri).rstrip('/')}/{WEIGHTS_FILE}" if kind == FileType.Directory else str(uri)
 
 

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from models import FENetConfig
+from pipelines.network import published_weights
 from pipelines.network.build import build_network
 from pipelines.network.init_weights import load_backbone_weights
 from pipelines.network.published_weights import (
@@ -138,10 +139,50 @@ def test_another_content_is_refused(
     if before:
         path.parent.mkdir(parents=True)
         path.write_bytes(b"other")
-    reason = "its SHA-256 does not begin with 00000000" if before else "expected checksum sha256:0"
-    with pytest.raises(WeightsError, match=rf"^some-resnet18: .*{reason}"):
+    advice = "delete the file" if before else "it was deleted .* is set"
+    reason = f"the file's SHA-256 does not begin with 00000000, .*{advice}"
+    with pytest.raises(WeightsError, match=f"^some-resnet18: .*{reason}"):
         locate_weights(name)
     assert path.exists() == before
+
+
+def test_page_instead_of_weights_is_not_kept(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of weights whose publisher states no digest, as from a network that wants a login."""
+    name, content = published(server, monkeypatch, ""), server.content
+    server.content = b"<html>Log in</html>"
+    with pytest.raises(WeightsError, match=r"^some-resnet18: .* is no file of weights"):
+        locate_weights(name)
+    server.content, server.etag = content, '"2"'
+    assert Path(locate_weights(name)).read_bytes() == content
+
+
+def test_damaged_file_is_named_with_the_advice_to_delete_it(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = published(server, monkeypatch, "")
+    Path(locate_weights(name)).write_bytes(server.content[:1000])
+    network = build_network(FENetConfig("resnet18", channels=4), 3, seed=0)
+    with pytest.raises(
+        WeightsError, match=r"resnet\.safetensors: .*; delete the file to download it again$"
+    ):
+        load_backbone_weights(network, name)
+
+
+def test_downloaded_file_is_found_where_nothing_can_be_written(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = published(server, monkeypatch)
+    path = Path(locate_weights(name))
+    path.with_name(f"{path.name}.lock").unlink()
+    monkeypatch.setattr(published_weights, "FileLock", None)
+    assert locate_weights(name) == str(path)
+
+
+def test_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(WeightsError, match=r"^csail-resnet19: .*published: .*csail-resnet18"):
+        locate_weights("csail-resnet19")
 
 
 def test_interrupted_download_continues(
