@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m models.p
         print("interrupted", file=sys.stderr)
         return 130
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO) or error.filename is not None:
             raise
         if error.errno != errno.EPIPE:
             print(f"error: standard output cannot be written: {error.strerror}", file=sys.stderr)

@@ -51,18 +51,19 @@ def run_command(
     the command ends.
 
     A UserError, and an OSError that names a file, gives EXIT_BAD_INPUT and a message; Ctrl-C gives
-    EXIT_INTERRUPTED; a closed output pipe gives EXIT_FAILED silently; lack of memory or of disk
-    space, and output that cannot be written, give EXIT_FAILED and a message. Any other exception is
-    a bug: a traceback, one line, and EXIT_FAILED.
+    EXIT_INTERRUPTED; lack of memory or of disk space gives EXIT_FAILED and a message, and so does,
+    without `goes_on`, output that cannot be written, but a closed pipe silently. Any other
+    exception is a bug: a traceback, one line, and EXIT_FAILED.
     """
     open_closed_streams()
-    with guarded_output(goes_on):
+    with guarded_output(goes_on) as output:
         try:
             status = _status_of(work, report, interrupted)
             sys.stdout.flush()  # so that a failure shows up here, not while Python exits
-            return status
         except (OutputError, BrokenPipeError):
             return EXIT_FAILED
+        # The first failure may have been in another thread.
+        return EXIT_FAILED if output.failed and not goes_on else status
 
 
 def _status_of(

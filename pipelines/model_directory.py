@@ -4,11 +4,12 @@ MODEL on the command line names one, every checkpoint of a run is one, and a mod
 contains one. Nothing in it is ever unpickled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
+import safetensors.torch
 from yaml import YAMLError
 
 from pipelines.config import ConfigurationError, dump_yaml, load_yaml
@@ -54,37 +55,50 @@ def file_texts(experiment: Experiment, class_list: ClassList) -> dict[str, str]:
     return {EXPERIMENT_FILE: dump_yaml(asdict(experiment)), CLASSES_FILE: dump_yaml(described)}
 
 
-def initial_class_warnings(weights: str, manifest: Manifest) -> list[str]:
+def initial_class_warnings(weights: str, skip: Sequence[str], manifest: Manifest) -> list[str]:
     """Return in a sentence which classes of initial weights differ from those of a data set.
 
-    weights: path or URI of a file or directory. Nothing is returned for weights whose classes are
-    unknown, because they are not in a model directory, or for another number of classes, which
-    loading the weights reports.
+    weights: path or URI of a file or directory. skip: patterns of tensors that are not loaded.
+    Nothing is returned for weights whose classes are unknown, because they are not in a model
+    directory, or for another number of classes, which loading the weights reports; nor if `skip`
+    leaves out all classifiers.
     """
-    folder = locate_weights(weights).rpartition("/")[0] or "."
+    file = locate_weights(weights)
+    folder = file.rpartition("/")[0] or "."
     try:
         described = load_yaml(read_bytes(f"{folder}/{CLASSES_FILE}").decode("utf-8"))
-        trained = [_class_name(each) for each in described["classes"]]
+        trained = [str(each["name"]) for each in described["classes"]]
     except (WeightsError, ConfigurationError, YAMLError, ValueError, TypeError, KeyError):
         return []
     present = [entry.name for entry in manifest.classes]
-    differ = [
-        index
-        for index, pair in enumerate(zip(trained, present, strict=False))
-        if len(set(pair)) > 1
-    ]
+    pairs = list(zip(trained, present, strict=False))
+    differ = [index for index, (one, other) in enumerate(pairs) if one != other]
     if len(trained) != len(present) or not differ:
+        return []
+    loaded = _classifiers(file, skip)
+    if loaded == [] or (loaded is None and skip):
         return []
     first, others = differ[0], len(differ) - 1
     more = f", and {others} more differ" if others else ""
+    advice = f"`init_skip: {[*skip, *loaded]}`" if loaded else "`init_skip`"
     return [
         f"training.init: class {first} is {trained[first]} in the weights and {present[first]} in "
-        f"the data{more}; set `init_skip: [head.*]` to leave out the classifier of the weights"
+        f"the data{more}; leave out the classifier of the weights with {advice}"
     ]
 
 
-def _class_name(described: Mapping[str, Any]) -> str:
-    return str(described["name"])
+def _classifiers(file: str, skip: Sequence[str]) -> list[str] | None:
+    """Return patterns of the classifiers that are loaded from a file of weights; None if no tensor
+    is named so."""
+    try:
+        names = sorted(safetensors.torch.load(read_bytes(file)))
+    except (WeightsError, safetensors.SafetensorError):
+        return None
+    names = [name for name in names if "classifier" in name.split(".")]
+    if not names:
+        return None
+    loaded = [name for name in names if not any(fnmatchcase(name, each) for each in skip)]
+    return list(dict.fromkeys(f"{name.rpartition('.')[0]}.*" for name in loaded))
 
 
 def write_model_directory(

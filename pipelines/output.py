@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ class OutputStream(io.FileIO):
 
     On the first failure, it prints a sentence to the descriptor `errors`, but not if the reader is
     gone, and raises OutputError unless `goes_on` says what happens instead. Without `errors`, it
-    does neither.
+    does neither. `failed` says whether there was a failure with `errors`.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class OutputStream(io.FileIO):
         super().__init__(descriptor, "w", closefd)
         self._errors = errors
         self._goes_on = goes_on
-        self._failed = False
+        self.failed = False
 
     def write(self, data: Any) -> int:
         """Write all of `data`, or as much as possible; return its length in bytes."""
@@ -40,12 +41,15 @@ class OutputStream(io.FileIO):
         length, failure = len(remaining), None
         try:
             while remaining:
-                remaining = remaining[super().write(remaining) or 0 :]
+                written = super().write(remaining)
+                if written is None:  # a pipe that does not block is full
+                    select.select([], [self], [])
+                remaining = remaining[written or 0 :]
         except OSError as error:
             failure = error
         # Outside the handler, so that the OSError is not the context of the OutputError.
-        if failure is not None and not self._failed and self._errors is not None:
-            self._failed = True
+        if failure is not None and not self.failed and self._errors is not None:
+            self.failed = True
             self._report(failure, self._errors)
         return length
 
@@ -68,14 +72,18 @@ class OutputStream(io.FileIO):
 
 
 @contextmanager
-def guarded_output(goes_on: str = "") -> Iterator[None]:
+def guarded_output(goes_on: str = "") -> Iterator[OutputStream]:
     """Within this context, let standard output behave as an `OutputStream` does, and let standard
-    error discard what cannot be written. Streams that a caller has replaced stay as they are."""
+    error discard what cannot be written. Streams that a caller has replaced stay as they are.
+
+    Yields the stream of standard output.
+    """
     streams = sys.stdout, sys.stderr
-    sys.stdout = _guarded(sys.stdout, 1, OutputStream(1, errors=2, goes_on=goes_on))
+    output = OutputStream(1, errors=2, goes_on=goes_on)
+    sys.stdout = _guarded(sys.stdout, 1, output)
     sys.stderr = _guarded(sys.stderr, 2, OutputStream(2))
     try:
-        yield
+        yield output
     finally:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OutputError):  # standard error says so

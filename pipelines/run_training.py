@@ -104,8 +104,8 @@ def _train(
     warnings += augmentation_warnings(dataset.manifest.images, experiment.data.augmentation)
     config = experiment.training
     warnings += division_warnings(config.loss, config.accumulation, training.group.size)
-    if experiment.training.init and not experiment.training.init_skip:
-        warnings += initial_class_warnings(experiment.training.init, dataset.manifest)
+    if config.init is not None:
+        warnings += initial_class_warnings(config.init, config.init_skip, dataset.manifest)
     for line in warnings:
         _say(is_rank_0, f"warning: {line}")
     experiment_file = out / "experiment.yaml"

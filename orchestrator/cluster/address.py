@@ -4,6 +4,8 @@ import ipaddress
 import json
 import os
 import socket
+from queue import Empty, Queue
+from threading import Thread
 from typing import TypeGuard
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -127,7 +129,14 @@ def check_dashboard(address: str, seconds: float = 4.0) -> None:
             f"{option('address')} {address}: nothing answers at {host}, port {port} "
             f"({error}){through}"
         ) from None
-    if problem := _dashboard_problem(address, seconds):
+    # In a thread, because the time limits of requests are for each part of an answer.
+    answer: Queue[str] = Queue()
+    Thread(target=lambda: answer.put(_dashboard_problem(address, seconds)), daemon=True).start()
+    try:
+        problem = answer.get(timeout=seconds)
+    except Empty:
+        problem = f"does not answer (tried for {seconds:g} s)"
+    if problem:
         raise RemoteError(
             f"{option('address')} {address}: the server at {host}, port {port} {problem}{through}; "
             "use the URL of a Ray dashboard, such as http://localhost:8265 through `ray dashboard "
@@ -151,8 +160,9 @@ def _dashboard_problem(address: str, seconds: float) -> str:
     except requests.RequestException as error:
         return f"does not answer like a Ray dashboard ({_innermost(error)})"
     try:
-        is_ray = "ray_version" in json.loads(text)
-    except (TypeError, ValueError):
+        version = json.loads(text)
+        is_ray = isinstance(version, dict) and "ray_version" in version
+    except ValueError:
         is_ray = False
     return "" if is_ray else "is not a Ray dashboard (its answer has no version of Ray)"
 

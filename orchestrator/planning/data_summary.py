@@ -32,8 +32,8 @@ def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -
         used[data.dataset, data.trained_on, scored] = trial.dataset
         training = trial.experiment.training
         sampled[data.dataset, data.trained_on, training.batch, data.crop] = trial.dataset
-        if trial.init is not None and not training.init_skip:
-            initial[trial.init, data.dataset] = trial.dataset
+        if trial.init is not None:
+            initial[trial.init, training.init_skip, data.dataset] = trial.dataset
         workers = study.config.resources.most_workers
         others += division_warnings(training.loss, training.accumulation, workers)
         for line in augmentation_warnings(trial.dataset.manifest.images, data.augmentation):
@@ -55,8 +55,8 @@ def show_data(study: Study, trials: Sequence[ResolvedTrial], console: Console) -
     for (name, train, batch, crop), dataset in sampled.items():
         for line in sampling_warnings(dataset, train, batch, crop):
             warn(f"{name} {line}")
-    for (weights, name), dataset in initial.items():
-        for line in initial_class_warnings(weights, dataset.manifest):
+    for (weights, skip, name), dataset in initial.items():
+        for line in initial_class_warnings(weights, skip, dataset.manifest):
             warn(f"{name} {line}")
     for text in others:
         warn(text)

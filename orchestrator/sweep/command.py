@@ -31,7 +31,7 @@ from pipelines.errors import is_disk_full
 from pipelines.imports import after_imports, importing_libraries
 
 # While a study trains without its output.
-_GOES_ON = "the study goes on, see `python -m orchestrator.studies status`"
+_GOES_ON = "the study goes on; see `python -m orchestrator.studies status`"
 # A second Ctrl-C within this time belongs to the immediate stop already in progress.
 _CLOSING_SECONDS = 10.0
 
@@ -67,16 +67,19 @@ def sweep(file: Path, options: SweepOptions, console: Console) -> int:
 
 
 @contextmanager
-def open_log(options: SweepOptions) -> Iterator[tuple[Storage, Console, Path]]:
+def open_log(
+    options: SweepOptions, goes_on: str | None = None
+) -> Iterator[tuple[Storage, Console, Path]]:
     """Check `--address`, create the storage, and redirect the libraries' output to a log there;
-    see `capture_library_output`."""
+    see `capture_library_output`. goes_on: by default, a plan ends and a study goes on."""
     if is_cluster_file(options.address):
         check_only_planned(options.address, options.plan)
     elif options.address:
         check_address(options.address)  # before libraries that take seconds to import
     storage = Storage.parse(options.storage)
     storage.create()
-    goes_on = "" if options.plan else _GOES_ON
+    if goes_on is None:
+        goes_on = "" if options.plan else _GOES_ON
     with capture_library_output(storage.local / "logs", goes_on) as (terminal, log):
         yield storage, terminal, log
 

@@ -86,7 +86,7 @@ def _check(
         file = Path(error.filename or record.image)
         return _invalid(record, broken_link(file) if file.is_symlink() else _missing(record, file))
     except OSError as error:
-        return _invalid(record, f"{error.filename}: {error.strerror or error}")
+        return _invalid(record, f"{error.filename or record.image}: {error.strerror or error}")
     with warnings.catch_warnings():
         # Pillow warns about odd metadata only; a problem with the pixels is an error.
         warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -6,7 +6,7 @@ import hashlib
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -76,8 +76,27 @@ def own_recipe(reader: Reader) -> list[str]:
     if not files:
         return []
     arguments = {each.name: getattr(reader, each.name) for each in fields(reader)}
-    texts = [f"{name}={value!r}" for name, value in arguments.items() if name != "source"]
+    texts = [
+        f"{name}={_text(name, value)}" for name, value in arguments.items() if name != "source"
+    ]
     return [*(hashlib.sha256(file.read_bytes()).hexdigest() for file in files), *texts]
+
+
+def _text(name: str, value: object) -> str:
+    """Return a text that is the same for equal values in every process. Raises UserError."""
+    if value is None or isinstance(value, str | bytes | bool | int | float | Path):
+        return repr(value)
+    if isinstance(value, Mapping):
+        pairs = [f"{_text(name, key)}: {_text(name, each)}" for key, each in value.items()]
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_text(name, each) for each in value)}]"
+    if isinstance(value, Set):
+        return f"{{{', '.join(sorted(_text(name, each) for each in value))}}}"
+    raise UserError(
+        f"reader: the field {name} is a {type(value).__name__}, which has no text that identifies "
+        "it; a field must be text, a number, a path, or a collection of these"
+    )
 
 
 def _own_files(reader: type[Reader]) -> list[Path]:

@@ -142,6 +142,26 @@ def answering(reply: bytes | None) -> Iterator[str]:
             thread.join()
 
 
+def test_answer_that_never_ends_is_reported_in_time() -> None:
+    """A server that sends a header each moment."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            with suppress(OSError), server.accept()[0] as connection:
+                for _ in range(100):
+                    connection.sendall(b"X-Waiting: yes\r\n")
+                    time.sleep(0.1)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(RemoteError, match="does not answer"):
+            check_dashboard(f"http://127.0.0.1:{server.getsockname()[1]}", seconds=0.5)
+        assert time.monotonic() - began < 5
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
 def http_reply(status: str, body: bytes = b"") -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
@@ -161,6 +181,7 @@ variants: {strong: {set: {model: {flows: []}}}}
         (b"\x1b[2Jnoise\r\n\r\n", "does not answer like a Ray dashboard (?[2Jnoise)"),
         (http_reply("404 Not Found", b"<html>"), "is not a Ray dashboard (HTTP status 404)"),
         (http_reply("200 OK", b"<html>"), "is not a Ray dashboard (its answer has no version"),
+        (http_reply("200 OK", b'"ray_version"'), "is not a Ray dashboard (its answer has no"),
         (http_reply("200 OK", b"3"), "is not a Ray dashboard (its answer has no version of Ray)"),
         (http_reply("401 Unauthorized", b"no"), "Check that the cluster's token is in ~/.ray/auth"),
         (http_reply("403 Forbidden", b"no"), "Check that the cluster's token is in ~/.ray/auth_"),

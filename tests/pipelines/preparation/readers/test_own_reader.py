@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.data.dataset import open_dataset
+from pipelines.errors import UserError
+from pipelines.preparation.readers.own_reader import own_reader, own_recipe
 from pipelines.prepare import main
 from tests.support import ROOT
 from tests.support.camvid_source import CamVidSource
@@ -65,6 +67,22 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield folder / "own_drives.py"
     for name in {"own_drives", "own_classes", "other_base"} - before:
         sys.modules.pop(name, None)
+
+
+def test_recipe_is_the_same_in_every_process(module: Path) -> None:
+    """Python orders sets of text by a number that it draws at its start."""
+    script = "from own_drives import Own; from pipelines.preparation.readers.own_reader import "
+    script += "own_recipe; reader = Own('source', frozenset({'north', 'south', 'east', 'west'})); "
+    script += "print(own_recipe(reader))"
+    recipes = set()
+    for seed in "123":
+        paths = os.pathsep.join([str(module.parent), str(ROOT)])
+        environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": seed}
+        line = [sys.executable, "-c", script]
+        recipes.add(subprocess.check_output(line, env=environment, text=True))
+    assert len(recipes) == 1
+    with pytest.raises(UserError, match="the field first is a object, which has no text"):
+        own_recipe(own_reader("own_drives:Own")("source", object()))
 
 
 def options(camvid: CamVidSource, destination: Path) -> list[str]:
