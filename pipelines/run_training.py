@@ -63,9 +63,9 @@ def run_training(options: argparse.Namespace) -> int:
 def worker_group(backend: str) -> Iterator[None]:
     """Join the group of processes that torchrun describes; leave it at the end of the context.
 
-    A network that outlives its group ends it while holding the interpreter's lock, and waits for
-    threads of gloo that may wait for this lock. After an error, its traceback holds the network;
-    therefore, the variables in the traceback are deleted first.
+    The group must not end after the network: the network's destructor would end it while it holds
+    the interpreter's lock, and wait for threads of gloo that may wait for this lock. After an
+    error, the traceback refers to the network, so the variables in the traceback are deleted first.
     """
     dist.init_process_group(backend)
     try:

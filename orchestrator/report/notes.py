@@ -193,7 +193,7 @@ def _sampling(study: Study) -> Iterable[tuple[str, ...]]:
     drawn = "all rows have the same samples, drawn at random"
     if sampling.method == "tpe":
         drawn = (
-            f"{sampling.random_count} are drawn at random, the same for all rows, and the others "
+            f"{sampling.random_count} drawn at random, the same for all rows, and the others "
             "by the scores of the row's own samples (TPE)"
         )
     ranges = "; ".join(f"{key} {range_text(each)}" for key, each in config.sample.items())
@@ -214,8 +214,10 @@ def _tuning(study: Study) -> Iterable[tuple[str, ...]]:
         return
     keys = ", ".join(f"{key} {range_text(each)}" for key, each in result.ranges.items())
     seeds = f"seed{'s' if len(result.seeds) > 1 else ''} {', '.join(map(str, result.seeds))}"
+    tried = sorted({row.tried for row in result.rows})
+    count = f"{tried[0]} to {tried[-1]}" if len(tried) > 1 else str(tried[0])
     yield (
-        f"Each row has the best of {result.samples} samples of search {result.search!r} "
+        f"Each row has the best of {count} samples of search {result.search!r} "
         f"({result.method}; {keys}), chosen by {score_label(result.metric)} on split "
         f"{result.split} with {seeds}.",
     )

@@ -333,16 +333,18 @@ def with_matching_samples(
     assert study.config.sampling is not None
     first = study.config.sampling.random_count
     kept: dict[CellName, dict[int, SearchSample]] = {}
+    trained: set[CellName] = set()
 
     def keep(samples: Mapping[CellName, Sequence[SearchSample]]) -> None:
         assert study.with_samples is not None
         for trial in with_runs(study.with_samples(samples)):
+            trained.add(trial.cell)
             if trial.sample is not None and trial.sample.number >= first:
                 kept.setdefault(trial.cell, {})[trial.sample.number] = trial.sample
 
     keep(recorded)
     unmatched = [samples for cell, samples in recorded.items() if cell not in kept]
-    others = {trial.cell for trial in study.trials} - kept.keys()
-    for samples in unmatched:
+    others = trained - kept.keys()  # their random samples have runs
+    for samples in unmatched if others else ():
         keep(dict.fromkeys(others, samples))
     return study.with_samples({cell: list(by_number.values()) for cell, by_number in kept.items()})

@@ -34,7 +34,7 @@ from orchestrator.tracking.runs import (
 )
 from orchestrator.tracking.user_uri import global_uri
 from pipelines.data.manifest import metric_name
-from pipelines.errors import UserError
+from pipelines.errors import UserError, is_disk_full
 
 if TYPE_CHECKING:
     from pipelines.data.dataset import PreparedDataset
@@ -321,6 +321,8 @@ class TrackingStore:
         try:
             yield
         except (MlflowException, OSError) as error:
+            if is_disk_full(error):
+                raise
             cause = short_cause(error)
             if isinstance(error, OSError) and error.filename and error.strerror:
                 cause = f"{error.filename2 or error.filename}: {error.strerror}"

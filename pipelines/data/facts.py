@@ -15,9 +15,12 @@ from pipelines.data.config import AugmentationConfig
 from pipelines.data.dataset import PreparedDataset, Split
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.manifest import DatasetError, Manifest
-from pipelines.data.split_names import splits_overlap
+from pipelines.data.split_names import parse_fold, splits_overlap
 from pipelines.wording import counted
 
+_FOLD_ADVICE = (
+    "choose another number of folds, or `folds: {count: N, by: image}`, which divides groups"
+)
 _LISTED = 5  # names in a message before it says how many more there are
 
 
@@ -206,15 +209,21 @@ def check_trainable(dataset: PreparedDataset, train: str, validation: str | None
     if len(facts.occurring) < 2:
         raise DatasetError(
             f"{where} has only the class {facts.occurring[0]!r} in its labels, so every network "
-            "would predict that class everywhere; prepare the data set again with labels of at "
-            "least two classes"
+            "would predict that class everywhere; "
+            + (
+                _FOLD_ADVICE
+                if parse_fold(train)
+                else "prepare the data set again with labels of at least two classes"
+            )
         )
     if validation is not None:
         check_scorable(
             dataset,
             validation,
-            "set data.validation_split to a split with labels of at least two classes, or to null "
-            "to train without validation",
+            _FOLD_ADVICE
+            if parse_fold(validation)
+            else "set data.validation_split to a split with labels of at least two classes, or to "
+            "null to train without validation",
         )
 
 

@@ -150,8 +150,8 @@ def check_opaque(
         first = classes[int(indices[labeled][0])]
         raise ImageError(
             f"has {counted(int(labeled.sum()), 'transparent pixel')} in colors of classes, such as "
-            f"{list(first.color)} of {first.name!r}; save the label without transparency, and what "
-            "is ignored in a color of `ignore_colors`"
+            f"{list(first.color)} of {first.name!r}; save the label without transparency, with "
+            "ignored pixels in a color of `ignore_colors`"
         )
 
 

@@ -105,9 +105,9 @@ class TrainingConfig:
         Validation and checkpoints are still by epoch.
     batch: images per step, over all workers.
     accumulation: number of micro-batches in which a batch is processed, to save memory. The loss is
-        that of the whole batch, except for one that is no `models.losses.Loss`: that is the mean
-        over the micro-batches. Batch norm normalizes each micro-batch by itself, which affects the
-        result. Above 1, a step takes an additional forward pass.
+        computed for the whole batch; only a loss of another base class than `models.losses.Loss` is
+        computed for each micro-batch and averaged. Batch norm normalizes each micro-batch by
+        itself, which affects the result. Above 1, a step takes an additional forward pass.
     optimizer: `sgd`, `adamw`, or `package.module:Class`; or a mapping with arguments and groups of
         parameters.
     learning_rate: highest learning rate.

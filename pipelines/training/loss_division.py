@@ -23,7 +23,7 @@ def division_warnings(config: LossConfig, accumulation: int, workers: int) -> li
     if not own:
         return []
     return [
-        f"loss {', '.join(own)}: the mean over the {' and '.join(parts)} of a batch, each computed "
-        "by itself, so it may depend on their number; a subclass of models.losses.Loss adds up "
-        "over the whole batch"
+        f"loss {', '.join(own)} is computed for each part of a batch ({' and '.join(parts)}) and "
+        "averaged, so it may depend on the number of parts; a subclass of models.losses.Loss adds "
+        "up over the whole batch"
     ]

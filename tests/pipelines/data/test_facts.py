@@ -202,6 +202,22 @@ def test_splits_that_cannot_be_trained_or_scored_are_rejected(tmp_path: Path) ->
         check_trainable(dataset, "one", "train")
 
 
+def test_folds_of_one_class_are_rejected(tmp_path: Path) -> None:
+    """Two of the three images have one class each."""
+    labels: Labels = {"a": np.zeros_like(ALL), "b": ALL, "c": np.ones_like(ALL)}
+    dataset = prepared(tmp_path, {"train": labels, "val": {"d": ALL}})
+    messages = []
+    for index in range(3):
+        part = f"train:fold-{index}-of-3"
+        for splits in ((part, "val"), ("val", part)):
+            try:
+                check_trainable(dataset, *splits)
+            except DatasetError as error:
+                messages.append(str(error))
+    assert len(messages) == 4
+    assert all("; choose another number of folds, or `folds: " in each for each in messages)
+
+
 def test_commands_print_warnings_and_stop_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,14 +12,14 @@ OWN = LossTermConfig("torch.nn:CrossEntropyLoss", arguments={"ignore_index": 255
 @pytest.mark.parametrize(
     ("accumulation", "workers", "parts"),
     [
-        (4, 1, "over the 4 micro-batches of a batch"),
-        (1, 2, "over the up to 2 workers of a batch"),
-        (4, 2, "over the 4 micro-batches and up to 2 workers of a batch"),
+        (4, 1, "each part of a batch (4 micro-batches) and"),
+        (1, 2, "each part of a batch (up to 2 workers) and"),
+        (4, 2, "each part of a batch (4 micro-batches and up to 2 workers) and"),
     ],
 )
 def test_divided_losses_are_named(accumulation: int, workers: int, parts: str) -> None:
     (line,) = division_warnings(LossConfig(terms=("dice", OWN)), accumulation, workers)
-    assert line.startswith("loss torch.nn:CrossEntropyLoss: the mean ")
+    assert line.startswith("loss torch.nn:CrossEntropyLoss is computed for ")
     assert parts in line
 
 
