@@ -26,10 +26,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     given = sys.argv[1:] if arguments is None else list(arguments)
     parser, commands = _parser(prog)
     if given and is_class_name(given[0]):
-        try:
-            _add_reader(commands, given[0], own_reader(given[0]))
-        except UserError as error:
-            parser.error(str(error))
+        failed = run_command(lambda: _add_own_reader(commands, given[0]))
+        if failed:
+            return failed
     options = parser.parse_args(given)
     interrupted = "interrupted"
     if options.command in READERS or is_class_name(options.command):
@@ -121,9 +120,22 @@ def _parser(prog: str) -> tuple[argparse.ArgumentParser, _Commands]:
     return parser, commands
 
 
-def _add_reader(commands: _Commands, name: str, reader: type[Reader]) -> None:
-    """Add the command that prepares with a reader. Raises UserError if the reader's own code fails,
-    or it has an option of the command."""
+def _add_own_reader(commands: _Commands, name: str) -> int:
+    """Add the command of the user's own reader; return 0. Raises UserError."""
+    command = _add_reader(commands, name, own_reader(name))
+    try:
+        command.format_help()
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"reader {name}: argparse cannot print the help of its options ({error}); write %% for "
+            "a percent sign"
+        ) from error
+    return 0
+
+
+def _add_reader(commands: _Commands, name: str, reader: type[Reader]) -> argparse.ArgumentParser:
+    """Add the command that prepares with a reader, and return it. Raises UserError if the reader's
+    own code fails, or it has an option of the command."""
     try:
         with own_failures(reader):
             command = commands.add_parser(name, help=reader.help, description=reader.help)
@@ -143,6 +155,7 @@ def _add_reader(commands: _Commands, name: str, reader: type[Reader]) -> None:
         _add_verify(command)
     except argparse.ArgumentError as error:
         raise UserError(f"reader {name}: {error}; rename the option") from error
+    return command
 
 
 def _positive(text: str) -> int:
