@@ -1,6 +1,5 @@
 """A study whose output goes to a disk that fills up."""
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,26 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mounts import small_disk
 from tests.support.sweep_command import command, runs, studies_command, wait_for
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a small disk."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True)
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
+    with small_disk(tmp_path / "disk", "64k") as mounted:
+        yield mounted
 
 
 @pytest.mark.slow
-def test_study_goes_on_without_its_output(study: Path, small_disk: Path) -> None:
-    log = small_disk / "log.txt"
+def test_study_goes_on_without_its_output(study: Path, disk: Path) -> None:
+    log = disk / "log.txt"
     line = command(study, "--no-preflight")
     with log.open("ab") as file, (study.parent / "errors").open("w+") as errors:
         process = subprocess.Popen(line, stdout=file, stderr=errors)

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from pipelines.preparation.readers.camvid import CamVid
 from tests.support.camvid_source import CamVidSource
 from tests.support.finished_run import FinishedRun
 from tests.support.fixed_size import fixed_size, write_model
+from tests.support.mounts import mounted
 
 WINDOWS = EvaluationConfig(scales=(0.5, 1.0), flip=True, window=(24, 32), stride=(8, 32))
 OPTIONS = ["--scales", "0.5,1", "--flip", "--window", "24x32", "--stride", "8x32"]
@@ -225,16 +225,9 @@ def test_registered_model_is_found_by_alias_and_version(
 @pytest.fixture
 def read_only_storage(finished_run: FinishedRun, tmp_path: Path) -> Iterator[Path]:
     """Mount the storage of the finished run read-only, also for root; yield its path there."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    storage = tmp_path / "read-only"
-    storage.mkdir()
-    subprocess.run(["mount", "--bind", finished_run.storage, storage], check=True)
-    try:
+    with mounted(tmp_path / "read-only", "--bind", str(finished_run.storage)) as storage:
         subprocess.run(["mount", "-o", "remount,ro,bind", storage], check=True)
         yield storage
-    finally:
-        subprocess.run(["umount", "--lazy", storage], check=True)
 
 
 @pytest.mark.slow

@@ -1,31 +1,24 @@
 """Output streams whose file or reader fails."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines.output import OutputError, OutputStream
+from tests.support.mounts import small_disk
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a disk of two pages."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", disk], check=True)
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
+    with small_disk(tmp_path / "disk", "8k") as mounted:
+        yield mounted
 
 
-def test_stream_goes_on_when_there_is_room_again(small_disk: Path, tmp_path: Path) -> None:
-    other, log, errors = small_disk / "other", small_disk / "log", tmp_path / "errors"
+def test_stream_goes_on_when_there_is_room_again(disk: Path, tmp_path: Path) -> None:
+    other, log, errors = disk / "other", disk / "log", tmp_path / "errors"
     other.write_bytes(bytes(4096))
     with log.open("wb") as file, errors.open("wb") as told:
         stream = OutputStream(file.fileno(), told.fileno(), "the work goes on")

@@ -1,7 +1,5 @@
 """A study on a disk that fills up."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,20 +13,14 @@ from orchestrator.sweep.disk_space import DiskSpace, disk_full_message
 from orchestrator.training.diagnosis import diagnose
 from pipelines.errors import is_disk_full
 from pipelines.training.experiment import Experiment
+from tests.support.mounts import small_disk
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a disk of 40 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", disk], check=True)
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
+    with small_disk(tmp_path / "disk", "40m") as mounted:
+        yield mounted
 
 
 def trial_of(millions: float) -> Any:
@@ -36,26 +28,26 @@ def trial_of(millions: float) -> Any:
 
 
 def test_trials_are_held_while_their_checkpoints_still_fit(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(disk_space, "_CHECK_SECONDS", 0.0)
     trials = [trial_of(0.1), trial_of(0.2), trial_of(0.1)]
-    space = DiskSpace(Storage.parse(str(small_disk)), trials, concurrent=2)
+    space = DiskSpace(Storage.parse(str(disk)), trials, concurrent=2)
     assert space.needed == 32 * 2**20 + 2 * 4 * 300_000
     assert space.shortage() is None
-    (small_disk / "other").write_bytes(bytes(10 << 20))
+    (disk / "other").write_bytes(bytes(10 << 20))
     message = space.shortage()
     assert message is not None
-    assert f"the disk of {small_disk} has 31 MB left; the running trials need 36 MB" in message
+    assert f"the disk of {disk} has 31 MB left; the running trials need 36 MB" in message
     assert "make room, then rerun the same command" in message
 
 
-def test_failed_write_is_a_full_disk_with_its_path(small_disk: Path) -> None:
+def test_failed_write_is_a_full_disk_with_its_path(disk: Path) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
-        (small_disk / "file").write_bytes(bytes(50 << 20))
+        (disk / "file").write_bytes(bytes(50 << 20))
     assert diagnose(caught.value).cause == "disk full"
-    message = disk_full_message(Storage.parse(str(small_disk)))
-    assert message.startswith(f"no space left on the disk of {small_disk} (")
+    message = disk_full_message(Storage.parse(str(disk)))
+    assert message.startswith(f"no space left on the disk of {disk} (")
 
 
 def test_other_storage_has_no_limit() -> None:
