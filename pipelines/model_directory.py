@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import safetensors.torch
 from yaml import YAMLError
 
+from models.pretrained import unwrap
 from pipelines.config import ConfigurationError, dump_yaml, load_yaml
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.manifest import ClassInfo, Manifest
 from pipelines.network.file_names import WEIGHTS_FILE
 from pipelines.network.weight_files import WeightsError, locate_weights, read_bytes
+from pipelines.network.weights import read_weights
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
 from pipelines.training.experiment import Experiment
 
@@ -91,8 +92,8 @@ def _classifiers(file: str, skip: Sequence[str]) -> list[str] | None:
     """Return patterns of the classifiers that are loaded from a file of weights; None if no tensor
     is named so."""
     try:
-        names = sorted(safetensors.torch.load(read_bytes(file)))
-    except (WeightsError, safetensors.SafetensorError):
+        names = sorted(map(str, unwrap(read_weights(file))))
+    except WeightsError:  # loading the weights reports it
         return None
     names = [name for name in names if "classifier" in name.split(".")]
     if not names:

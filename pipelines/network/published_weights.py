@@ -122,18 +122,13 @@ class DownloadedWeights:
 
 def _problem(file: Path, sha256: str) -> str:
     """Return why a file is not the publisher's, as far as that can be known; empty if it is."""
-    if sha256:
-        expected = f"sha256:{sha256}"
-        return (
-            ""
-            if digest(file).startswith(expected)
-            else (f"the file's SHA-256 does not begin with {sha256}, as the publisher's does")
-        )
+    if sha256 and not digest(file).startswith(f"sha256:{sha256}"):
+        return f"the file's SHA-256 does not begin with {sha256}, as the publisher's does"
     with file.open("rb") as content:
         begin = content.read(9)
     # A zip archive or a pickle, as PyTorch writes them, or safetensors.
     is_weights = begin.startswith((b"PK", b"\x80")) or begin[8:] == b"{"
-    return "" if is_weights else "the file is no file of weights, such as a page of an error"
+    return "" if is_weights else "the file holds no weights; it may be an error page"
 
 
 class _Percent:

@@ -152,7 +152,9 @@ def test_page_instead_of_weights_is_not_kept(
     """Of weights whose publisher states no digest, as from a network that wants a login."""
     name, content = published(server, monkeypatch, ""), server.content
     server.content = b"<html>Log in</html>"
-    with pytest.raises(WeightsError, match=r"^some-resnet18: .* is no file of weights"):
+    with pytest.raises(
+        WeightsError, match=r"^some-resnet18: .* holds no weights; it may be an error page"
+    ):
         locate_weights(name)
     server.content, server.etag = content, '"2"'
     assert Path(locate_weights(name)).read_bytes() == content
