@@ -11,13 +11,12 @@ from pathlib import Path
 
 from yaml import YAMLError
 
-from models.pretrained import unwrap
 from pipelines.config import ConfigurationError, dump_yaml, load_yaml
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.manifest import ClassInfo, Manifest
 from pipelines.network.file_names import WEIGHTS_FILE
+from pipelines.network.init_weights import stored_tensors
 from pipelines.network.weight_files import WeightsError, locate_weights, read_bytes
-from pipelines.network.weights import read_weights
 from pipelines.serving import CLASSES_FILE, EXPERIMENT_FILE
 from pipelines.training.experiment import Experiment
 
@@ -65,9 +64,10 @@ def initial_class_warnings(weights: str, skip: Sequence[str], manifest: Manifest
     leaves out all classifiers.
     """
     file = locate_weights(weights)
-    folder = file.rpartition("/")[0] or "."
+    path, mark, query = file.partition("?") if "://" in file else (file, "", "")
+    classes_file = f"{path.rpartition('/')[0] or '.'}/{CLASSES_FILE}{mark}{query}"
     try:
-        described = load_yaml(read_bytes(f"{folder}/{CLASSES_FILE}").decode("utf-8"))
+        described = load_yaml(read_bytes(classes_file).decode("utf-8"))
         trained = [str(each["name"]) for each in described["classes"]]
     except (WeightsError, ConfigurationError, YAMLError, ValueError, TypeError, KeyError):
         return []
@@ -92,7 +92,7 @@ def _classifiers(file: str, skip: Sequence[str]) -> list[str] | None:
     """Return patterns of the classifiers that are loaded from a file of weights; None if no tensor
     is named so."""
     try:
-        names = sorted(map(str, unwrap(read_weights(file))))
+        names = sorted(stored_tensors(file))
     except WeightsError:  # loading the weights reports it
         return None
     names = [name for name in names if "classifier" in name.split(".")]

@@ -104,7 +104,7 @@ def _train(
     warnings += augmentation_warnings(dataset.manifest.images, experiment.data.augmentation)
     config = experiment.training
     warnings += division_warnings(config.loss, config.accumulation, training.group.size)
-    if config.init is not None:
+    if config.init is not None and is_rank_0:  # it may read all weights
         warnings += initial_class_warnings(config.init, config.init_skip, dataset.manifest)
     for line in warnings:
         _say(is_rank_0, f"warning: {line}")

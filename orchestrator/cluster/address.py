@@ -77,7 +77,7 @@ def check_address(address: str, seconds: float = SECONDS) -> None:
     host, port = _parse(address)
     try:
         socket.create_connection((host, port), timeout=seconds).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name
         raise UnreachableError(
             f"{option('address')} {address}: nothing answers at {host}, port {port} ({error}); "
             "`ray status --address HOST:PORT` on the cluster's head shows whether it runs there"
@@ -121,10 +121,16 @@ def check_dashboard(address: str, seconds: float = 4.0) -> None:
     if proxy:
         parts = urlsplit(proxy if "://" in proxy else f"//{proxy}")
         through = f", the proxy that the environment sets; NO_PROXY={host} bypasses it"
-        host, port = parts.hostname or "", parts.port or 80
+        try:
+            host, port = parts.hostname or "", parts.port or 80
+        except ValueError as error:
+            raise RemoteError(
+                f"{option('address')} {address}: the environment's proxy is unusable ({error}); "
+                f"correct it, or bypass it with NO_PROXY={host}"
+            ) from None
     try:
         socket.create_connection((host, port), timeout=seconds).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise RemoteError(
             f"{option('address')} {address}: nothing answers at {host}, port {port} "
             f"({error}){through}"
@@ -157,12 +163,12 @@ def _dashboard_problem(address: str, seconds: float) -> str:
             text = next(response.iter_content(_VERSION_BYTES), b"")
     except requests.Timeout:
         return f"does not answer (tried for {seconds:g} s)"
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # ValueError: of a redirect
         return f"does not answer like a Ray dashboard ({_innermost(error)})"
     try:
         version = json.loads(text)
         is_ray = isinstance(version, dict) and "ray_version" in version
-    except ValueError:
+    except (ValueError, RecursionError):
         is_ray = False
     return "" if is_ray else "is not a Ray dashboard (its answer has no version of Ray)"
 

@@ -42,7 +42,11 @@ def download(
     """
     if not _is_http(url):
         raise DownloadError(
-            f"{url}: is not the address of a file; give one with http:// or https://"
+            f"{shown(url)}: is not the address of a file; give one with http:// or https://"
+        )
+    if "@" in urlsplit(url).netloc:
+        raise DownloadError(
+            f"{shown(url)}: an address with a user or password is not supported; give one without"
         )
     partial = partial_path(path)
     try:
@@ -116,7 +120,7 @@ def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
         response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_SECONDS)
     except urllib.error.HTTPError:
         raise
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: odd characters
         raise DownloadError(
             f"{shown(request.full_url)}: cannot be reached ({getattr(error, 'reason', error)}); "
             "check the address and the network"
@@ -167,5 +171,8 @@ def _is_http(url: str) -> bool:
 
 def shown(url: str) -> str:
     """Return an address without the parts that may hold a password or a key."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a host in brackets that is no IPv6 address
+        return url.rpartition("@")[2].partition("?")[0]
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

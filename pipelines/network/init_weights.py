@@ -51,7 +51,7 @@ def load_initial_weights(model: nn.Module, uri: str, skip: Sequence[str] = ()) -
         WeightsError: the weights cannot be read, names or shapes differ (the message lists the
             differences), or a pattern matches nothing. The model is then unchanged.
     """
-    stored = _unwrapped_tensors(unwrap(read_weights(locate_weights(uri))))
+    stored = stored_tensors(uri)
     model_state = model.state_dict()
     for pattern in skip:
         if not any(fnmatchcase(name, pattern) for name in (*model_state, *stored)):
@@ -72,9 +72,14 @@ def load_initial_weights(model: nn.Module, uri: str, skip: Sequence[str] = ()) -
     return InitReport(uri, len(loaded), skipped)
 
 
-def _unwrapped_tensors(weights: Mapping[str, object]) -> dict[str, Tensor]:
-    """Return the tensors without prefixes that wrappers added to their names."""
-    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+def stored_tensors(uri: str) -> dict[str, Tensor]:
+    """Return the tensors of weights, without prefixes that wrappers added to their names.
+
+    Raises:
+        WeightsError: the weights cannot be read.
+    """
+    weights = unwrap(read_weights(locate_weights(uri)))
+    tensors = {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
     for prefix in _WRAPPER_PREFIXES:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}

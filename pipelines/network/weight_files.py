@@ -10,7 +10,7 @@ from pyarrow.fs import FileType
 from models.hugging_face.configuration import is_saved, saved_weights
 from pipelines.data.download import DownloadError
 from pipelines.data.manifest import DatasetError
-from pipelines.data.storage import locate
+from pipelines.data.storage import join_uri, locate
 from pipelines.errors import UserError
 from pipelines.network.file_names import WEIGHTS_FILE
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS
@@ -50,7 +50,7 @@ def locate_weights(uri: str) -> str:
     if kind == FileType.NotFound:
         names = "" if "/" in uri or "." in uri else f"; published: {', '.join(PUBLISHED_WEIGHTS)}"
         raise WeightsError(f"{uri}: no such file or directory{names}")
-    return f"{str(uri).rstrip('/')}/{WEIGHTS_FILE}" if kind == FileType.Directory else str(uri)
+    return join_uri(uri, WEIGHTS_FILE) if kind == FileType.Directory else str(uri)
 
 
 def weights_digest(uri: str | Path) -> str:

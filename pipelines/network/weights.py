@@ -31,7 +31,7 @@ def read_weights(uri: str | Path) -> dict[str, object]:
     if _is_safetensors(data):
         try:
             return dict(safetensors.torch.load(data))
-        except safetensors.SafetensorError as error:
+        except (safetensors.SafetensorError, KeyError) as error:  # KeyError: an unknown data type
             raise WeightsError(f"{uri}: damaged safetensors file ({error})") from error
     if not (data[:1] == b"\x80" or zipfile.is_zipfile(io.BytesIO(data))):
         raise WeightsError(f"{uri}: neither a safetensors file nor a PyTorch checkpoint")

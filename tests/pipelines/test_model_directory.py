@@ -92,3 +92,14 @@ def test_unknown_classes_and_other_numbers_are_no_warning(
         assert initial_class_warnings(str(directory), (), manifest) == []
     (directory / "classes.yaml").unlink()
     assert initial_class_warnings(str(directory), (), manifest) == []
+
+
+def test_names_and_addresses_are_those_of_loading(directory: Path, manifest: Manifest) -> None:
+    """Data-parallel training adds a prefix; an address may end in a query."""
+    reordered = replace(manifest, classes=manifest.classes[::-1])
+    wrapped = {f"module.{name}": torch.zeros(1) for name in TENSORS}
+    save_file(wrapped, directory / WEIGHTS_FILE)
+    skip = ("head.classifier.*", "auxiliary.*")
+    for weights in (str(directory), f"{directory.as_uri()}?option=1/2"):
+        assert len(initial_class_warnings(weights, (), reordered)) == 1
+        assert initial_class_warnings(weights, skip, reordered) == []

@@ -119,6 +119,19 @@ def test_dashboard_that_drops_packets_is_reported_in_time() -> None:
         check_dashboard("http://")
 
 
+@pytest.mark.parametrize("host", ["head..node", f"{'a' * 64}.org"])
+def test_impossible_hosts_are_reported(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnreachableError, match="nothing answers"):
+        check_address(f"{host}:6379")
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(RemoteError, match="nothing answers"):
+        check_dashboard(f"http://{host}:8265")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", "http://proxy:abc")
+    with pytest.raises(RemoteError, match="the environment's proxy is unusable"):
+        check_dashboard("http://10.0.0.1:8265")
+
+
 @contextmanager
 def answering(reply: bytes | None) -> Iterator[str]:
     """Yield the URL of a server that answers requests with these bytes; None accepts connections
@@ -182,11 +195,16 @@ variants: {strong: {set: {model: {flows: []}}}}
         (http_reply("404 Not Found", b"<html>"), "is not a Ray dashboard (HTTP status 404)"),
         (http_reply("200 OK", b"<html>"), "is not a Ray dashboard (its answer has no version"),
         (http_reply("200 OK", b'"ray_version"'), "is not a Ray dashboard (its answer has no"),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: http://[bad\r\nContent-Length: 0\r\n\r\n",
+            "does not answer like a Ray dashboard (",
+        ),
+        (http_reply("200 OK", b"[" * 60_000), "is not a Ray dashboard (its answer has no"),
         (http_reply("200 OK", b"3"), "is not a Ray dashboard (its answer has no version of Ray)"),
         (http_reply("401 Unauthorized", b"no"), "Check that the cluster's token is in ~/.ray/auth"),
         (http_reply("403 Forbidden", b"no"), "Check that the cluster's token is in ~/.ray/auth_"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:50],
 )
 def test_server_that_is_no_dashboard_is_one_sentence(
     reply: bytes | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

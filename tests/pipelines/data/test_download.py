@@ -103,3 +103,20 @@ def test_addresses_that_cannot_be_downloaded(server: FileServer, tmp_path: Path)
             download(url, tmp_path / "a.zip")
         assert "secret" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ftp://user:secret@host/x", "ftp://host/x: is not the address of a file"),
+        ("http://user:secret@host/x", "http://host/x: an address with a user or password"),
+        ("http://[bad/x", "is not the address of a file"),
+        ("http://a..b/x", "cannot be reached"),
+        ("http://127.0.0.1:9/\u00e9", "cannot be reached"),
+    ],
+)
+def test_odd_addresses_are_one_sentence(tmp_path: Path, address: str, message: str) -> None:
+    with pytest.raises(DownloadError) as caught:
+        download(address, tmp_path / "file")
+    assert message in str(caught.value)
+    assert "secret" not in str(caught.value)
