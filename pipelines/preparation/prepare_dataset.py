@@ -24,7 +24,7 @@ from pipelines.preparation.destination import (
 )
 from pipelines.preparation.image_reading import scale_note, scale_problem
 from pipelines.preparation.label_forms import mask_problem, palette_problem
-from pipelines.preparation.readers.own_reader import own_recipe
+from pipelines.preparation.readers.own_reader import check_description, own_recipe
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
 from pipelines.preparation.source_files import is_text, not_text
 from pipelines.preparation.survey import survey
@@ -70,6 +70,7 @@ def prepare(
     if not reader.source.is_dir():
         raise DatasetError(f"{reader.source}: no such directory")
     listing = reader.listing()
+    check_description(reader, listing)
     if not listing.records:
         raise DatasetError(_report(reader, listing.problems or ["has no samples"]))
     if location.is_local and reader.has_files:

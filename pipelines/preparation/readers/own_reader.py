@@ -14,7 +14,8 @@ from pathlib import Path
 from models.user_code import describe
 from pipelines.errors import UserError
 from pipelines.preparation.readers import READERS
-from pipelines.preparation.readers.reader import Reader
+from pipelines.preparation.readers.reader import Listing, Reader
+from pipelines.wording import counted
 
 
 def own_reader(name: str) -> type[Reader]:
@@ -67,6 +68,51 @@ def own_failures(reader: type[Reader]) -> Iterator[None]:
             raise
         place = f"{frames[-1].filename}:{frames[-1].lineno}"
         raise UserError(f"{place}: {reader.__name__} failed ({describe(error)})") from error
+
+
+def check_description(reader: Reader, listing: Listing) -> None:
+    """Check the name, the classes and the listing of a reader, which may be the user's own.
+
+    Raises:
+        UserError: one of them has another form than `Reader` documents.
+    """
+    where = f"reader {type(reader).__name__}"
+    if not (_is_text(reader.name) and "/" not in reader.name):
+        raise UserError(f"{where}: name must be text without a slash, received {reader.name!r}")
+    names = [entry.name for entry in reader.classes]
+    for entry in reader.classes:
+        color = entry.color
+        if not _is_text(entry.name) or names.count(entry.name) > 1:
+            raise UserError(
+                f"{where}: names of classes must be different texts, received {entry.name!r} "
+                f"{counted(names.count(entry.name), 'time')}"
+            )
+        if not (
+            isinstance(color, tuple)
+            and len(color) == 3
+            and all(type(each) is int and 0 <= each <= 255 for each in color)
+        ):
+            raise UserError(
+                f"{where}: the color of class {entry.name!r} must be (red, green, blue), 0 to 255, "
+                f"received {color!r}"
+            )
+    if not isinstance(listing, Listing):
+        raise UserError(f"{where}: listing must return a Listing, not {type(listing).__name__}")
+    for record in listing.records:
+        for field in fields(record):
+            value = getattr(record, field.name)
+            expected = Path if field.name in ("image", "label") else str
+            optional = field.name in ("label", "group")
+            if not (isinstance(value, expected) or (optional and value is None)):
+                raise UserError(
+                    f"{where}: {field.name} of the record {record.identifier!s} must be "
+                    f"{'a Path' if expected is Path else 'text'}{' or None' if optional else ''}, "
+                    f"received {value!r}"
+                )
+
+
+def _is_text(name: object) -> bool:
+    return isinstance(name, str) and bool(name.strip())
 
 
 def own_recipe(reader: Reader) -> list[str]:

@@ -243,3 +243,49 @@ def test_error_in_a_worker_process_names_the_line_of_the_reader(
     assert main(arguments) == 2
     assert message.partition(" (")[0] in (printed := capsys.readouterr().err)
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (
+            'name = "own"',
+            'name = " "',
+            "reader Own: name must be text without a slash, received ' '",
+        ),
+        ("return CLASSES", "return (*CLASSES, CLASSES[0])", "received 'class 0' 2 times"),
+        ("return CLASSES", "return (CLASSES[0].__class__('a', 'red'),)", "received 'red'"),
+        (
+            "return CLASSES",
+            "return (CLASSES[0].__class__('a', (1, 2, 600)),)",
+            "the color of class 'a' must be (red, green, blue), 0 to 255, received (1, 2, 600)",
+        ),
+        ("return listing", "return listing.records", "must return a Listing, not list"),
+        (
+            "return listing",
+            "import dataclasses\n        listing.records[0] = dataclasses.replace("
+            "listing.records[0], group=3)\n        return listing",
+            "must be text or None, received 3",
+        ),
+        (
+            "return listing",
+            "import dataclasses\n        listing.records[0] = dataclasses.replace("
+            "listing.records[0], image='a.png')\n        return listing",
+            "must be a Path, received 'a.png'",
+        ),
+    ],
+)
+def test_what_a_reader_describes_is_checked_first(
+    module: Path,
+    camvid: CamVidSource,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    before: str,
+    after: str,
+    message: str,
+) -> None:
+    module.write_text(READER.replace(before, after))
+    assert main(["own_drives:Own", *options(camvid, tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "out").exists()
