@@ -1,9 +1,8 @@
 """`python -m orchestrator.figures compare A B` and `... features MODEL`: draw trained models.
 
-`compare` draws the predictions of two models on the images where they differ most, selected and
-scored by the mean over the seeds of each, if several are given; `features` draws
-a network's feature maps before and after its flows. The suffix of --out sets the format: PNG, PDF
-or SVG.
+`compare` draws the predictions of two models on images where their mIoU differs most, selected
+and scored by the mean over the seeds of each, if several are given; `features` draws a network's
+feature maps before and after its flows. The suffix of --out sets the format: PNG, PDF or SVG.
 """
 
 import argparse
@@ -40,8 +39,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="figure", required=True, metavar="compare|features")
     compare = commands.add_parser(
         "compare",
-        help="two models on the images where they differ most",
-        description="Draw two models side by side on the images where they differ most.",
+        help="two models on images where their mIoU differs most",
+        description="Draw two models side by side on images where the mIoU of the image by itself "
+        "differs most, gained or lost. The images are some distance apart in the split and of "
+        "different groups where possible, because neighbors often show one scene.",
     )
     add_model(compare, "a")
     add_model(compare, "b")

@@ -35,7 +35,7 @@ from pipelines.data.loading import EvaluationBatches
 from pipelines.evaluation.config import EvaluationConfig, InferenceConfig
 from pipelines.evaluation.counts import Counts, read_counts
 from pipelines.evaluation.evaluate import count_pixels
-from pipelines.evaluation.image_selection import ImageDifferences
+from pipelines.evaluation.image_selection import image_gains, most_different
 from pipelines.evaluation.inference import predict_image
 from pipelines.figures.comparison import ComparedImage, draw_comparison
 from pipelines.figures.features import draw_features
@@ -67,11 +67,11 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
                     stores.append(store)
                 scored[-1].append(counts)
         numerics = [to_device(model) for model in drawn]
-        differences = ImageDifferences.of(scored[0], scored[1])
+        gains = image_gains(scored[0], scored[1])
         if options.image:
             chosen = _positions(split, options.image)
         else:
-            chosen = differences.top(options.images, scored[0][0].groups)
+            chosen = most_different(gains, options.images, scored[0][0].groups)
         by_image = [[counts.image_miou for counts in side] for side in scored]
         has_seeds = max(len(side) for side in scored) > 1
         rows = []
@@ -99,10 +99,10 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
             _label(model, store) for model, store in zip(drawn, stores, strict=True)
         ]
         notes = [_score_note(side) for side in scored]
-        better = int((differences.gain > 0).sum())
-        worse = int((differences.gain < 0).sum())
+        better = int((gains > 0).sum())
+        worse = int((gains < 0).sum())
         mean = _mean_of_seeds(scored)
-        selection = "selected images" if options.image else "the images where they differ most"
+        selection = "selected images" if options.image else "images where their mIoU differs most"
         title = (
             f"{dataset.manifest.name} {options.split}: {selection}"
             f"{mean and f', by the {mean}'}; predictions of {_seeds_drawn(drawn)}\n"

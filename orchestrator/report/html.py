@@ -30,7 +30,7 @@ from orchestrator.study.study import Study
 
 SPARKLINES = {LOSS: "loss", MIOU: "mIoU"}
 FIGURE_TITLES = {
-    "comparison": "Where the models differ most",
+    "comparison": "Images where the mIoU of the models differs most",
     "features": "Feature maps before and after the flows",
 }
 _FIGURE_WIDTH = 1600  # pixels

@@ -61,9 +61,9 @@ class ReportOptions:
     class_groups: lists of classes by name, such as `thin: [pole, fence]`. `iou/thin` is then a
         column with their mean IoU, and `difference/iou/thin` the difference in it.
     images: number of images listed as best, and number listed as worst; 0 lists none.
-    figures: figures drawn when the study ends: `comparison` (images on which the last row and
-        `compare_to` differ most) and `features` (feature maps before and after the flows); both by
-        default.
+    figures: figures drawn when the study ends: `comparison` (images on which the mIoU of the last
+        row and of `compare_to` differs most) and `features` (feature maps before and after the
+        flows); both by default.
     """
 
     __pydantic_config__ = {"extra": "forbid"}

@@ -251,7 +251,7 @@ def test_comparison_figure_is_embedded_in_the_page(tmp_path: Path, small_streets
     client.log_artifact(parent.info.run_id, str(tmp_path / "comparison.png"), "figures")
     study_report = report_of(path)
     page = Page(str(study_report.documents(study_report.read())["report.html"]))
-    assert "Where the models differ most" in page.words
+    assert "Images where the mIoU of the models differs most" in page.words
     (source,) = page.loaded
     encoded = source.removeprefix("data:image/jpeg;base64,")
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
