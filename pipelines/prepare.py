@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from models.registry import is_class_name
+from models.user_code import describe
 from pipelines.command import run_command
 from pipelines.errors import UserError
 from pipelines.imports import importing_libraries
@@ -20,16 +21,21 @@ from pipelines.preparation.readers.streets import parse_size
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
+#: What the command itself sets in the parsed options of any reader.
+_DESTINATIONS = ("command", "destination", "workers", "skip_invalid", "verify")
+
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.prepare") -> int:
     """Run the command and return its exit status, as `run_command` defines it."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     parser, commands = _parser(prog)
+    options = argparse.Namespace()
     if given and is_class_name(given[0]):
-        failed = run_command(lambda: _add_own_reader(commands, given[0]))
+        failed = run_command(lambda: _read_own_options(parser, commands, given, options))
         if failed:
             return failed
-    options = parser.parse_args(given)
+    else:
+        parser.parse_args(given, options)
     interrupted = "interrupted"
     if options.command in READERS or is_class_name(options.command):
         interrupted += "; run the same command again to resume after the last finished shard"
@@ -120,8 +126,15 @@ def _parser(prog: str) -> tuple[argparse.ArgumentParser, _Commands]:
     return parser, commands
 
 
-def _add_own_reader(commands: _Commands, name: str) -> int:
-    """Add the command of the user's own reader; return 0. Raises UserError."""
+def _read_own_options(
+    parser: argparse.ArgumentParser,
+    commands: _Commands,
+    given: Sequence[str],
+    options: argparse.Namespace,
+) -> int:
+    """Add the command of the user's own reader, which `given` begins with, and read its options
+    into `options`; return 0. Raises UserError."""
+    name = given[0]
     command = _add_reader(commands, name, own_reader(name))
     try:
         command.format_help()
@@ -129,6 +142,13 @@ def _add_own_reader(commands: _Commands, name: str) -> int:
         raise UserError(
             f"reader {name}: argparse cannot print the help of its options ({error}); write %% for "
             "a percent sign"
+        ) from error
+    try:
+        parser.parse_args(given, options)
+    except Exception as error:  # argparse expects other errors of a `type` or an action
+        raise UserError(
+            f"reader {name}: its options cannot be read ({describe(error)}); for a value that it "
+            "does not take, a `type` must raise argparse.ArgumentTypeError"
         ) from error
     return 0
 
@@ -140,6 +160,7 @@ def _add_reader(commands: _Commands, name: str, reader: type[Reader]) -> argpars
         with own_failures(reader):
             command = commands.add_parser(name, help=reader.help, description=reader.help)
             reader.add_arguments(command)
+        _check_destinations(command, name)
         command.add_argument("--destination", required=True, help="output directory or URI")
         command.add_argument(
             "--workers",
@@ -156,6 +177,24 @@ def _add_reader(commands: _Commands, name: str, reader: type[Reader]) -> argpars
     except argparse.ArgumentError as error:
         raise UserError(f"reader {name}: {error}; rename the option") from error
     return command
+
+
+def _check_destinations(command: argparse.ArgumentParser, name: str) -> None:
+    """Check that the options of a reader set no value that the command itself sets.
+
+    Raises:
+        UserError: one does.
+    """
+    named = {
+        action.dest: "/".join(action.option_strings) or "an argument"
+        for action in command._actions  # argparse has no public list
+    }
+    for destination in _DESTINATIONS:
+        if destination in named or command.get_default(destination) is not None:
+            raise UserError(
+                f"reader {name}: {named.get(destination, 'set_defaults')} sets `{destination}`, "
+                "as the command itself does; rename it, or give it another `dest`"
+            )
 
 
 def _positive(text: str) -> int:

@@ -25,7 +25,7 @@ from pipelines.preparation.image_header import DEEP_MODES
 from pipelines.preparation.image_reading import ImageReading
 from pipelines.preparation.label_forms import LabelForms, check_one_reading, label_forms
 from pipelines.preparation.labels import IGNORE, check_lossless, class_indices
-from pipelines.preparation.readers.own_reader import own_failures
+from pipelines.preparation.readers.own_reader import check_label, encoded_files, own_failures
 from pipelines.preparation.readers.reader import Reader, Record
 from pipelines.preparation.source_files import broken_link
 from pipelines.preparation.source_images import check_single_page, read_pixels
@@ -81,7 +81,7 @@ def _check(
     if count is not None:
         return _invalid(record, f"{record.image}: its name occurs {count} times in the split")
     try:
-        image_bytes, label_bytes = reader.read(record)
+        image_bytes, label_bytes = encoded_files(reader, record)
     except FileNotFoundError as error:
         file = Path(error.filename or record.image)
         return _invalid(record, broken_link(file) if file.is_symlink() else _missing(record, file))
@@ -115,7 +115,9 @@ def _decode(
             check_lossless(label_image, label_bytes)
             check_one_reading(label_image, label_bytes)
             stored = reader.indices(record, label_image)
-            label = class_indices(stored, reader.values(record), reader.classes)
+            values = reader.values(record)
+            check_label(reader, stored, values)
+            label = class_indices(stored, values, reader.classes, reader.label_advice)
             if not reader.reads_colors:
                 forms = label_forms(label_image, stored, label_file)
         except ImageError as error:

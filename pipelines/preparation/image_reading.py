@@ -40,7 +40,7 @@ class ImageReading:
     scale: tuple[float, float] | None = None
     bands: tuple[int, ...] | None = None
     exif: Exif | None = None
-    file: str = "dataset.yaml"
+    file: str = "`image_reading` of the reader"
     bits: int = 8
     rgb: tuple[int, ...] | None = None
     normalization: Normalization | None = None

@@ -16,7 +16,8 @@ from PIL import Image, TiffImagePlugin
 from pipelines.data.image_io import ImageError
 from pipelines.data.manifest import ClassInfo
 from pipelines.preparation.image_header import DEEP_MODES, read_orientation
-from pipelines.preparation.labels import CONVERT, IGNORE, palette_colors
+from pipelines.preparation.label_advice import FOLDER_ADVICE, LabelAdvice
+from pipelines.preparation.labels import IGNORE, palette_colors
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,9 @@ def merged_forms(forms: Iterable[LabelForms | None]) -> LabelForms:
     )
 
 
-def palette_problem(forms: LabelForms, values: Mapping[int, int]) -> str | None:
+def palette_problem(
+    forms: LabelForms, values: Mapping[int, int], advice: LabelAdvice = FOLDER_ADVICE
+) -> str | None:
     """Return why the palettes contradict each other, or None if they do not.
 
     They do if a color has indices of different meanings in two labels, unless one of the palettes
@@ -131,8 +134,8 @@ def palette_problem(forms: LabelForms, values: Mapping[int, int]) -> str | None:
                 return (
                     f"the palettes of the labels number the colors differently: {list(used.color)} "
                     f"is index {other.index} in {other.file}, but {used.index} in {used.file}, so "
-                    f"that an index means nothing; {CONVERT}. If the indices are right, save the "
-                    "labels without a palette (mode L)"
+                    f"that an index means nothing; {advice.colors}. If the indices are right, "
+                    "save the labels without a palette (mode L)"
                 )
         first[used.color].append(used)
     return None

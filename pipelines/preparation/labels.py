@@ -16,11 +16,11 @@ from PIL import Image
 
 from pipelines.data.image_io import Array, ImageError, is_index_image, to_indices
 from pipelines.data.manifest import ClassInfo
+from pipelines.preparation.label_advice import FOLDER_ADVICE, LabelAdvice
 from pipelines.wording import counted
 
 IGNORE = 255
 BLACK = (0, 0, 0)
-CONVERT = "a `folder` data set with `label_colors: true` reads the colors"
 
 # Formats in which a decoded value can differ from the value that was stored.
 LOSSY = frozenset(("JPEG", "MPO", "JPEG2000", "AVIF", "HEIF"))
@@ -55,30 +55,36 @@ def _webp_chunks(data: bytes) -> Iterator[bytes]:
 
 
 def stored_values(
-    image: Image.Image, values: Mapping[int, int], classes: Sequence[ClassInfo]
+    image: Image.Image,
+    values: Mapping[int, int],
+    classes: Sequence[ClassInfo],
+    advice: LabelAdvice = FOLDER_ADVICE,
 ) -> NDArray[np.uint16]:
     """Return the stored values of a decoded label, uint16 (height, width).
 
-    values: class index (or IGNORE) of each valid stored value.
+    values: class index (or IGNORE) of each valid stored value. advice: for messages.
 
     Raises:
         ImageError: colors instead of one value per pixel, a palette in which a color and its index
             belong to different classes, or values that programs read differently.
     """
     if image.mode == "F":
-        return _whole_numbers(image, values)
+        return _whole_numbers(image, values, advice)
     if not is_index_image(image):
-        raise ImageError(_explain_colors(image, classes))
+        raise ImageError(_explain_colors(image, classes, advice))
     stored = to_indices(image)
     if image.mode == "P":
-        _check_palette(image, stored, values, classes)
+        _check_palette(image, stored, values, classes, advice)
     if image.mode == "L" and image.format != "PPM" and "maxval" in image.info:
         _check_few_bits(stored, image.info["maxval"], values)
     return stored
 
 
 def class_indices(
-    stored: NDArray[np.uint16], values: Mapping[int, int], classes: Sequence[ClassInfo]
+    stored: NDArray[np.uint16],
+    values: Mapping[int, int],
+    classes: Sequence[ClassInfo],
+    advice: LabelAdvice = FOLDER_ADVICE,
 ) -> Array:
     """Return the class index (or IGNORE) of every stored value, uint8 (height, width).
 
@@ -92,7 +98,7 @@ def class_indices(
         unknown, pixels = np.unique(stored[mapped < 0], return_counts=True)
         listed = ", ".join(str(value) for value in unknown[:8].tolist())
         more = ", ..." if len(unknown) > 8 else ""
-        guess = _guess(set(np.unique(stored).tolist()), classes)
+        guess = _guess(set(np.unique(stored).tolist()), classes, advice)
         if len(unknown) > 2 and _smoothed(stored, mapped < 0):
             guess = (
                 ". They are at edges only, between the values there: edges were smoothed or the "
@@ -155,7 +161,7 @@ def check_opaque(
         )
 
 
-def _explain_colors(image: Image.Image, classes: Sequence[ClassInfo]) -> str:
+def _explain_colors(image: Image.Image, classes: Sequence[ClassInfo], advice: LabelAdvice) -> str:
     """Return what is wrong with a label in colors, and how to convert it."""
     problem = f"has colors (mode {image.mode}) instead of one index per pixel"
     pixels = np.asarray(image.convert("RGB"))
@@ -167,12 +173,14 @@ def _explain_colors(image: Image.Image, classes: Sequence[ClassInfo]) -> str:
     unknown = set(map(tuple, np.unique(pixels.reshape(-1, 3), axis=0).tolist())) - {BLACK}
     unknown -= {entry.color for entry in classes}
     if not unknown:
-        return f"{problem}: the colors of the classes; {CONVERT}"
+        return f"{problem}: the colors of the classes; {advice.colors}"
     listed = ", ".join(str(list(each)) for each in sorted(unknown)[:3])
-    return f"{problem}, such as {listed}, which no class has; {CONVERT} in its `classes`"
+    return f"{problem}, such as {listed}, which no class has; {advice.colors} in its `classes`"
 
 
-def _whole_numbers(image: Image.Image, values: Mapping[int, int]) -> NDArray[np.uint16]:
+def _whole_numbers(
+    image: Image.Image, values: Mapping[int, int], advice: LabelAdvice
+) -> NDArray[np.uint16]:
     """Return the values of a label of floating-point numbers, which must be whole."""
     stored = np.asarray(image)
     valid = (stored >= 0) & (stored <= 65535) & (stored == np.floor(stored))
@@ -188,7 +196,7 @@ def _whole_numbers(image: Image.Image, values: Mapping[int, int]) -> NDArray[np.
         unused = (value for value in range(IGNORE, -1, -1) if value not in values)
         value = IGNORE if IGNORE in ignored else max(ignored) if ignored else next(unused)
         kind = "uint8" if stored.max(where=valid, initial=value) <= 255 else "uint16"
-        listed = "" if ignored else ", list it in `ignore`"
+        listed = "" if ignored else f", {advice.ignored}"
         raise ImageError(
             f"{message}if they mean not labeled, store {value} in their place{listed}, and save "
             f"the values as PNG (NumPy and Pillow: `Image.fromarray(numpy.where(numpy.isfinite("
@@ -228,6 +236,7 @@ def _check_palette(
     stored: NDArray[np.uint16],
     values: Mapping[int, int],
     classes: Sequence[ClassInfo],
+    advice: LabelAdvice,
 ) -> None:
     """Raise ImageError if the palette gives an index the color of another class.
 
@@ -258,8 +267,8 @@ def _check_palette(
             )
             raise ImageError(
                 "is a palette image whose colors match the classes but whose indices do not: index "
-                f"{index} {meaning}, but its color {list(colors[index])} is {name!r}; {CONVERT}. "
-                "If the indices are right, save it without a palette (mode L)"
+                f"{index} {meaning}, but its color {list(colors[index])} is {name!r}; "
+                f"{advice.colors}. If the indices are right, save it without a palette (mode L)"
             )
 
 
@@ -269,17 +278,17 @@ def palette_colors(image: Image.Image) -> list[tuple[int, ...]]:
     return [tuple(flat[start : start + 3]) for start in range(0, len(flat), 3)]
 
 
-def _guess(values: set[int], classes: Sequence[ClassInfo]) -> str:
+def _guess(values: set[int], classes: Sequence[ClassInfo], advice: LabelAdvice) -> str:
     """Return a guess what a label with some unknown values is, as the end of a sentence."""
     grays = {_gray(entry.color) for entry in classes}
     if len(values - {0, IGNORE}) > 1 and values <= grays | {0, IGNORE}:
         return (
             ". They are the gray levels of the classes' colors: a color label converted to gray, "
-            f"which cannot be undone. Use the label in colors: {CONVERT}"
+            f"which cannot be undone. Use the label in colors: {advice.colors}"
         )
     if values == {0, IGNORE}:
-        return ". It is black and white: if it is a mask, map both values" + mask_advice(classes)
-    return "; a `folder` data set maps other values with `values` and `ignore`"
+        return f". It is black and white: if it is a mask, map both values{advice.mask(classes)}"
+    return f"; {advice.values}"
 
 
 def _smoothed(stored: NDArray[np.uint16], unknown: NDArray[np.bool_]) -> bool:
@@ -297,12 +306,6 @@ def _smoothed(stored: NDArray[np.uint16], unknown: NDArray[np.bool_]) -> bool:
             differs[(slice(None),) * axis + (0 if step == 1 else -1,)] = False
             alone |= differs
     return bool(alone[unknown].all())
-
-
-def mask_advice(classes: Sequence[ClassInfo]) -> str:
-    """Return how to read a mask of 0 and 255, as the end of a sentence."""
-    first, second = [entry.name for entry in classes][:2] if len(classes) > 1 else ("a", "b")
-    return f" with `values: {{0: {first}, 255: {second}}}` in a `folder` data set"
 
 
 def _gray(color: tuple[int, int, int]) -> int:

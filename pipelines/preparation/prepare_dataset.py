@@ -28,7 +28,7 @@ from pipelines.preparation.readers.own_reader import check_description, own_reci
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
 from pipelines.preparation.source_files import is_text, not_text
 from pipelines.preparation.survey import survey
-from pipelines.preparation.worker_pool import checked_samples
+from pipelines.preparation.worker_pool import Work, checked_samples
 from pipelines.preparation.writing import Writer, staging_location
 from pipelines.wording import counted
 
@@ -61,6 +61,7 @@ def prepare(
     Raises:
         DatasetError: invalid samples (the message lists all), labels with a single class, no
             source, another data set at `destination`, or a destination that cannot be written.
+        UserError: the user's own reader fails, or cannot be sent to a worker process.
         WorkerKilledError: a worker process was killed.
     """
     for path in (reader.source, destination):
@@ -72,7 +73,9 @@ def prepare(
     listing = reader.listing()
     check_description(reader, listing)
     if not listing.records:
-        raise DatasetError(_report(reader, listing.problems or ["has no samples"]))
+        raise DatasetError(
+            _report(reader, listing.problems or [f"has no samples; expected {reader.help}"])
+        )
     if location.is_local and reader.has_files:
         check_outside(location.directory, listing)
     recipe = recipe_digest(reader, listing, skip_invalid)
@@ -87,7 +90,7 @@ def prepare(
             raise DatasetError(_report(reader, listing.problems))
         staging = staging_location(location)
         writer = Writer(reader, staging, recipe)
-        work = partial(check, reader, repeated=duplicates(listing.records), reading=reading)
+        work = partial(check, repeated=duplicates(listing.records), reading=reading)
         try:
             manifest = _write(reader, listing, writer, work, workers, skip_invalid, progress)
             check_classes_occur(manifest, str(reader.source))
@@ -114,7 +117,7 @@ def _write(
     reader: Reader,
     listing: Listing,
     writer: Writer,
-    work: Callable[[Record], CheckedSample],
+    work: Work,
     workers: int,
     skip_invalid: bool,
     progress: Progress,
@@ -130,7 +133,7 @@ def _write(
     progress(done, len(records))
     pending = (records[index] for part in todo for index in part)
     problems = list(listing.problems)
-    with checked_samples(work, pending, workers) as results:
+    with checked_samples(work, reader, pending, workers) as results:
         for number, part in enumerate(parts):
             if number in writer.finished:
                 continue
@@ -150,7 +153,7 @@ def _write(
     if nothing_left or (problems and not skip_invalid):
         raise DatasetError(_report(reader, problems, listing.notes))
     values = reader.values(records[0])
-    contradictions = [palette_problem(writer.labels, values)]
+    contradictions = [palette_problem(writer.labels, values, reader.label_advice)]
     if not reader.states_ignored:
         contradictions.append(mask_problem(writer.labels, values, reader.classes))
     if any(contradictions):

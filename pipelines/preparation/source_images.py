@@ -46,6 +46,7 @@ from pipelines.preparation.image_reading import (
     scale_advice,
     unreadable,
 )
+from pipelines.preparation.label_advice import FOLDER_ADVICE, LabelAdvice
 from pipelines.preparation.tiff import is_tiff, read_no_data, read_tiff
 from pipelines.preparation.value_range import ValueRange, measured_range
 
@@ -227,7 +228,7 @@ def oriented(pixels: NDArray[Any], number: int) -> NDArray[Any]:
     return pixels
 
 
-def gif_levels(image: Image.Image) -> Image.Image:
+def gif_levels(image: Image.Image, advice: LabelAdvice = FOLDER_ADVICE) -> Image.Image:
     """Return a GIF's gray levels instead of its palette indices, and any other image unchanged.
 
     Encoders number the palette of a GIF as they like, so that an index has no meaning of its own.
@@ -240,8 +241,7 @@ def gif_levels(image: Image.Image) -> Image.Image:
     levels = _gray_levels(image)
     if levels is None:
         raise ImageError(
-            "is a GIF in colors, whose encoder may number them in any order; a `folder` data set "
-            "with `label_colors: true` reads the colors"
+            f"is a GIF in colors, whose encoder may number them in any order; {advice.colors}"
         )
     return Image.fromarray(levels)
 

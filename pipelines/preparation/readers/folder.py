@@ -51,6 +51,7 @@ from pipelines.config import CoreLoader
 from pipelines.data.image_io import to_rgb
 from pipelines.data.manifest import DESCRIPTION_NAME, ClassInfo, DatasetError
 from pipelines.preparation.image_reading import ImageReading
+from pipelines.preparation.label_advice import FOLDER_ADVICE, LabelAdvice
 from pipelines.preparation.labels import check_opaque, indices_of_colors
 from pipelines.preparation.readers.folder_groups import check_group, shared_group_notes, with_groups
 from pipelines.preparation.readers.folder_images import (
@@ -168,6 +169,10 @@ class Folder(Reader):
         if self.states_groups:
             whole.notes += shared_group_notes(whole.records)
         return whole
+
+    @property
+    def label_advice(self) -> LabelAdvice:
+        return FOLDER_ADVICE  # also of a subclass, which reads the description, too
 
     @property
     def reads_colors(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.manifest import DatasetError
+from pipelines.data.manifest import DESCRIPTION_NAME, DatasetError
 from pipelines.preparation.image_reading import (
     LARGEST_VALUE,
     ImageReading,
@@ -107,6 +107,7 @@ def described_reading(description: Mapping[str, Any]) -> ImageReading:
         scale=None if scale is None else (scale[0], scale[1]),
         bands=None if bands is None else tuple(bands),
         exif=description.get("exif"),
+        file=DESCRIPTION_NAME,
         bits=description.get("bits", 8),
         rgb=None if rgb is None else tuple(rgb),
         normalization=normalization,

@@ -10,11 +10,15 @@ from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from models.user_code import describe
 from pipelines.errors import UserError
+from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers import READERS
-from pipelines.preparation.readers.reader import Listing, Reader
+from pipelines.preparation.readers.reader import Listing, Reader, Record
 from pipelines.wording import counted
 
 
@@ -109,6 +113,51 @@ def check_description(reader: Reader, listing: Listing) -> None:
                     f"{'a Path' if expected is Path else 'text'}{' or None' if optional else ''}, "
                     f"received {value!r}"
                 )
+
+
+def encoded_files(reader: Reader, record: Record) -> tuple[bytes, bytes | None]:
+    """Return what `read` of a reader, which may be the user's own, returns.
+
+    Raises:
+        UserError: it is not the encoded image and label.
+        OSError: as `read` does.
+    """
+    files = reader.read(record)
+    if not (
+        isinstance(files, tuple)
+        and len(files) == 2
+        and isinstance(files[0], bytes)
+        and isinstance(files[1], bytes | None)
+    ):
+        given = files if isinstance(files, tuple) else (files,)
+        raise UserError(
+            f"reader {type(reader).__name__}: read must return the bytes of an encoded image and "
+            f"of its label or None, not {', '.join(type(each).__name__ for each in given)}"
+        )
+    return files
+
+
+def check_label(reader: Reader, stored: Any, values: Any) -> None:
+    """Check what `indices` and `values` of a reader return.
+
+    Raises:
+        UserError: it has another form than `Reader` documents.
+    """
+    where = f"reader {type(reader).__name__}"
+    is_array = isinstance(stored, np.ndarray)
+    if not (is_array and stored.ndim == 2 and np.can_cast(stored.dtype, np.uint16)):
+        form = f"{stored.dtype} {stored.shape}" if is_array else repr(stored)
+        raise UserError(f"{where}: indices must return an array of uint16 (H, W), received {form}")
+    if not (isinstance(values, Mapping) and values):
+        raise UserError(f"{where}: values must map stored values to classes, received {values!r}")
+    known = {*range(len(reader.classes)), IGNORE}
+    for value, index in values.items():
+        are_numbers = all(isinstance(each, int | np.integer) for each in (value, index))
+        if not (are_numbers and 0 <= value < 65536 and index in known):
+            raise UserError(
+                f"{where}: values must map numbers from 0 to 65535 to indices of the "
+                f"{len(reader.classes)} classes or {IGNORE}, received {value!r}: {index!r}"
+            )
 
 
 def _is_text(name: object) -> bool:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipelines.data.manifest import ClassInfo
 from pipelines.preparation.image_reading import Exif, ImageReading
+from pipelines.preparation.label_advice import FOLDER_ADVICE, LabelAdvice
 from pipelines.preparation.labels import IGNORE, stored_values
 from pipelines.preparation.source_files import IMAGE_ENDINGS, read_lines
 from pipelines.preparation.source_images import gif_levels
@@ -96,7 +97,9 @@ class Reader(ABC):
 
         Raises ImageError if the label has another form, such as colors.
         """
-        return stored_values(gif_levels(label_image), self.values(record), self.classes)
+        advice = self.label_advice
+        levels = gif_levels(label_image, advice)
+        return stored_values(levels, self.values(record), self.classes, advice)
 
     @property
     def reads_colors(self) -> bool:
@@ -117,7 +120,19 @@ class Reader(ABC):
     @property
     def image_reading(self) -> ImageReading:
         """How images become pixels."""
+        if self.is_own:
+            return ImageReading()
         return ImageReading(file="the dataset.yaml of a `folder` data set")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the class is the user's, and not one of this package."""
+        return type(self).__module__.partition(".")[0] != "pipelines"
+
+    @property
+    def label_advice(self) -> LabelAdvice:
+        """What messages about the labels advise."""
+        return LabelAdvice(type(self).__name__) if self.is_own else FOLDER_ADVICE
 
     def bytes(self, record: Record) -> int:
         """Return about how many bytes the record will take; 0 for missing files."""

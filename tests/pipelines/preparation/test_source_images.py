@@ -42,7 +42,7 @@ def test_gray_values_of_12_bits_are_scaled(kind: str) -> None:
     assert image.stored is not None
     assert (image.stored.low, image.stored.high) == (values.min(), values.max())
     with pytest.raises(ImageError, match=r"16-bit gray .*`scale: \[0, 4095\]` in dataset.yaml"):
-        read_pixels(data, ImageReading())
+        read_pixels(data, ImageReading(file="dataset.yaml"))
     with pytest.raises(ImageError, match=r"--scale=0,4095 may be right"):
         read_pixels(data, ImageReading(file=""))
 
