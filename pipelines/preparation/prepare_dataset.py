@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -33,6 +34,8 @@ from pipelines.preparation.writing import Writer, staging_location
 from pipelines.wording import counted
 
 SHARD_BYTES = 128 << 20
+#: Splits that a training reads by default.
+NEEDED_SPLITS = frozenset(("train", "val"))
 
 Progress = Callable[[int, int], None]
 
@@ -59,8 +62,9 @@ def prepare(
         waiting: called once if another process prepares `destination`, which is waited for.
 
     Raises:
-        DatasetError: invalid samples (the message lists all), labels with a single class, no
-            source, another data set at `destination`, or a destination that cannot be written.
+        DatasetError: invalid samples (the message lists all), no valid sample in a split for
+            training, labels with a single class, no source, another data set at `destination`, or
+            a destination that cannot be written.
         UserError: the user's own reader fails, or cannot be sent to a worker process.
         WorkerKilledError: a worker process was killed.
     """
@@ -79,6 +83,7 @@ def prepare(
     if location.is_local and reader.has_files:
         check_outside(location.directory, listing)
     recipe = recipe_digest(reader, listing, skip_invalid)
+    splits = Counter(record.split for record in listing.records)
     with storage_errors(location), lock_destination(location, waiting):
         existing = existing_manifest(location, recipe)
         if existing is not None:
@@ -93,6 +98,7 @@ def prepare(
         work = partial(check, repeated=duplicates(listing.records), reading=reading)
         try:
             manifest = _write(reader, listing, writer, work, workers, skip_invalid, progress)
+            manifest = _without_empty(reader, manifest, splits)
             check_classes_occur(manifest, str(reader.source))
         except DatasetError:
             writer.discard()
@@ -167,6 +173,21 @@ def _write(
     elif reader.image_reading.scale is not None:
         notes.append("scale is without effect: every image has 8 bits per value")
     return writer.finish(left_out=listing.problems, notes=notes)
+
+
+def _without_empty(reader: Reader, manifest: Manifest, splits: Mapping[str, int]) -> Manifest:
+    """Return the manifest with a note on each split of which every sample was skipped.
+
+    splits: number of samples of each split of the source.
+
+    Raises:
+        DatasetError: one of them is needed for a training.
+    """
+    empty = [split for split in splits if split not in manifest.counts]
+    notes = [f"{split}: skipping invalid samples leaves none of {splits[split]}" for split in empty]
+    if not NEEDED_SPLITS.isdisjoint(empty):
+        raise DatasetError(_report(reader, [*manifest.skipped, *notes]))
+    return replace(manifest, notes=(*manifest.notes, *notes))
 
 
 def _shard_ranges(reader: Reader, records: list[Record]) -> list[range]:

@@ -15,6 +15,7 @@ from pipelines.data.dataset import open_dataset
 from pipelines.data.manifest import DatasetError
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.camvid import CamVid
+from pipelines.prepare import main
 from tests.support.camvid_source import CamVidSource
 
 
@@ -146,3 +147,30 @@ def test_duplicate_names_are_reported_or_skipped(camvid: CamVidSource, tmp_path:
         prepare(CamVid(camvid.directory), tmp_path / "out")
     manifest = prepare(CamVid(camvid.directory), tmp_path / "out", skip_invalid=True)
     assert manifest.counts == {"train": 1, "val": 2}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_skipping_all_samples_of_a_split_for_training_is_an_error(
+    camvid: CamVidSource, tmp_path: Path, split: str
+) -> None:
+    for index in range(3):
+        truncate(camvid.label(split, index))
+    message = (
+        rf"(?s)4 problems.*{split}002.*\n  {split}: skipping invalid samples leaves none of 3$"
+    )
+    with pytest.raises(DatasetError, match=message):
+        prepare(CamVid(camvid.directory), tmp_path / "out", skip_invalid=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["camvid"]
+
+
+def test_skipping_all_samples_of_another_split_is_noted(
+    camvid: CamVidSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    camvid.add("test", "0001TP_test000")
+    camvid.list("test", ["0001TP_test000"])
+    truncate(camvid.image("test"))
+    line = ["camvid", "--source", str(camvid.directory), "--destination", str(tmp_path / "out")]
+    assert main([*line, "--workers", "1", "--skip-invalid"]) == 0
+    printed = capsys.readouterr().out
+    assert ": camvid, 3 train, 3 val, 11 classes" in printed
+    assert "note: test: skipping invalid samples leaves none of 1\n" in printed

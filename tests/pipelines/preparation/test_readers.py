@@ -403,9 +403,8 @@ def test_folder_reports_missing_and_damaged_files_together(tmp_path: Path) -> No
         "train/a b: ",
     ):
         assert part in str(caught.value)
-    manifest = prepare(reader, tmp_path / "out", skip_invalid=True)
-    assert manifest.counts == {"test": 1}
-    assert len(manifest.skipped) == 4
+    with pytest.raises(DatasetError, match=r"(?s)5 problems.*train: skipping .* leaves none of 1"):
+        prepare(reader, tmp_path / "out", skip_invalid=True)
 
 
 def test_hidden_files_are_ignored(tmp_path: Path) -> None:
