@@ -9,17 +9,20 @@ or the whole match if it has none: both `(patient\d+)_.*` and `patient\d+` put `
 from __future__ import annotations
 
 import re
+import signal
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.manifest import DatasetError
+from pipelines.data.manifest import DESCRIPTION_NAME, DatasetError
 from pipelines.preparation.readers.reader import Listing, Record
 from pipelines.wording import counted
 
 _LISTED = 5  # groups in a message before it says how many more there are
+_MATCH_SECONDS = 10.0  # of processor time for one name; microseconds are usual
 
 
 def check_group(path: Path, content: Mapping[str, Any]) -> None:
@@ -51,12 +54,15 @@ def with_groups(listing: Listing, split: str, expression: str) -> Listing:
 
     expression: the checked value of `group`. Records for which it finds no group, or an empty one,
     are reported in one sentence and left out.
+
+    Raises:
+        DatasetError: it takes seconds for one name.
     """
     compiled = re.compile(expression)
     grouped = Listing(problems=list(listing.problems), notes=list(listing.notes))
     unmatched = []
     for record in listing.records:
-        match = compiled.match(record.identifier)
+        match = _match(compiled, record.identifier)
         group = match[compiled.groups] if match else None  # 0 is the whole match
         if group:
             grouped.records.append(replace(record, group=group))
@@ -76,6 +82,29 @@ def with_groups(listing: Listing, split: str, expression: str) -> Listing:
             "the start of every name, a path below the folder of images without its ending"
         )
     return grouped
+
+
+def _match(expression: re.Pattern[str], name: str) -> re.Match[str] | None:
+    """Match a name. Raises DatasetError after `_MATCH_SECONDS`, as for `(a+)+b` and many `a`.
+
+    `re` has no limit, but handles signals while it matches, which only the main thread receives.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return expression.match(name)
+
+    def stop(*_: object) -> None:
+        raise DatasetError(
+            f"{DESCRIPTION_NAME}: group `{expression.pattern}` does not end on the name {name!r} "
+            f"within {_MATCH_SECONDS:g} s; write it without a repetition in a repetition"
+        )
+
+    previous = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, _MATCH_SECONDS)
+    try:
+        return expression.match(name)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, previous)
 
 
 def shared_group_notes(records: Iterable[Record]) -> list[str]:

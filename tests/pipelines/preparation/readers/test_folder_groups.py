@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.manifest import DatasetError
 from pipelines.preparation.prepare_dataset import prepare
+from pipelines.preparation.readers import folder_groups
 from pipelines.preparation.readers.folder import Folder
 from pipelines.preparation.readers.folder_groups import shared_group_notes, with_groups
 from pipelines.preparation.readers.reader import Listing, Record
@@ -173,3 +175,16 @@ def test_expressions_that_group_all_or_nothing_are_noted(
     printed = " ".join(capsys.readouterr().out.split())
     assert ("check it if that is not" in printed) == (note is not None)
     assert note is None or note in printed
+
+
+def test_expression_that_does_not_end_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_groups, "_MATCH_SECONDS", 0.1)
+    before = signal.getsignal(signal.SIGVTALRM)
+    reader = source(tmp_path, r"'(\w+\d*)+x'", ["a" * 40])
+    message = r"dataset\.yaml: group `.*` does not end on the name 'aaa.*' within 0\.1 s; write it"
+    with pytest.raises(DatasetError, match=message):
+        prepare(reader, tmp_path / "out")
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+    assert signal.getsignal(signal.SIGVTALRM) == before
