@@ -141,23 +141,24 @@ def indices_of_colors(
 def check_opaque(
     image: Image.Image, indices: NDArray[np.uint16], classes: Sequence[ClassInfo]
 ) -> None:
-    """Check that no fully transparent pixel of a label in colors belongs to a class.
+    """Check that no transparent pixel of a label in colors belongs to a class.
 
     indices: class index (or IGNORE) of each pixel's color, whatever its transparency, `(H, W)`.
 
     Raises:
-        ImageError: such a pixel is labeled, although programs show it without its color.
+        ImageError: such a pixel is labeled, although programs show it without its color or, as at
+            edges that were smoothed, with a part of it.
     """
     if not image.has_transparency_data:
         return
-    transparent = np.asarray(image.convert("RGBA").getchannel("A")) == 0
-    labeled = transparent & (indices != IGNORE)
+    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    labeled = (alpha < 255) & (indices != IGNORE)
     if labeled.any():
         first = classes[int(indices[labeled][0])]
         raise ImageError(
             f"has {counted(int(labeled.sum()), 'transparent pixel')} in colors of classes, such as "
-            f"{list(first.color)} of {first.name!r}; save the label without transparency, with "
-            "ignored pixels in a color of `ignore_colors`"
+            f"{list(first.color)} of {first.name!r}, with an alpha of {alpha[labeled][0]}; save "
+            "the label without transparency, with ignored pixels in a color of `ignore_colors`"
         )
 
 

@@ -366,18 +366,31 @@ def test_transparent_pixels_have_no_class(tmp_path: Path) -> None:
     indices = RNG.choice([0, 1, 2], SIZE)
     palette = np.array([[110, 80, 60], [40, 120, 40], [0, 0, 0]], np.uint8)
     description = DESCRIPTION + "label_colors: true\n"
-    # Ignored pixels may be transparent, and those of a class a little.
-    alpha = np.array([255, 1, 0], np.uint8)[indices]
+    alpha = np.array([255, 255, 0], np.uint8)[indices]  # ignored pixels may be transparent
     reader = folder(tmp_path, description, np.dstack([palette[indices], alpha]))
     _, label = prepare_and_open(reader, tmp_path).split("train").read(0)
     assert np.array_equal(label, np.where(indices == 2, 255, indices))
-    alpha = np.where(indices == 1, 0, 255).astype(np.uint8)
-    reader = folder(tmp_path, description, np.dstack([palette[indices], alpha]))
     count = (indices == 1).sum()
-    with pytest.raises(
-        DatasetError, match=rf"{count} transparent pixels .*\[40, 120, 40\] of .* without transp"
-    ):
-        prepare(reader, tmp_path / "failed")
+    message = rf"{count} transparent pixels .*\[40, 120, 40\] of .*, with an alpha of"
+    for least in (0, 1, 254):  # also at edges that were smoothed
+        alpha = np.where(indices == 1, least, 255).astype(np.uint8)
+        reader = folder(tmp_path, description, np.dstack([palette[indices], alpha]))
+        with pytest.raises(DatasetError, match=f"{message} {least}; save .* without transparency"):
+            prepare(reader, tmp_path / "failed")
+
+
+def test_palette_of_transparent_colors_is_refused(tmp_path: Path) -> None:
+    indices = RNG.choice([0, 1], SIZE).astype(np.uint8)
+    colors = np.array([[110, 80, 60], [40, 120, 40]], np.uint8)
+    reader = folder(tmp_path, DESCRIPTION + "label_colors: true\n", colors[indices])
+    image = Image.fromarray(indices).convert("P")
+    image.putpalette(colors.ravel().tolist())
+    path = tmp_path / "source/labels/train/deep/ü.png"
+    image.save(path, transparency=bytes([255, 128]))
+    with pytest.raises(DatasetError, match=r"of 'tree', with an alpha of 128; save the label"):
+        prepare(reader, tmp_path / "out")
+    image.save(path, transparency=bytes([255, 255]))
+    assert prepare(reader, tmp_path / "out").class_pixels[1] == 2 * indices.sum()
 
 
 def test_folder_reads_sample_names_from_a_list(tmp_path: Path) -> None:
