@@ -114,8 +114,11 @@ def _limits(seconds: int) -> Iterator[None]:
 def short_cause(error: Exception) -> str:
     """Return the innermost cause in the text of a failed request or SQL statement."""
     text = " ".join(str(error).split())
-    patterns = (r"\(\w+\.\w*Error\) (.+?) \[SQL", r"\[Errno -?\d+\] ([^)'\"]+)", r"(timed out)")
-    for pattern in (*patterns, r"error code (\d+)"):
+    patterns = (
+        *(r"\(\w+\.\w*Error\) (.+?) \[SQL", r"\[Errno -?\d+\] ([^)'\"]+)", r"(timed out)"),
+        *(r"error code (\d+)", r"^Failed to upload .+?: (.+)"),  # the last of boto3
+    )
+    for pattern in patterns:
         if match := re.search(pattern, text):
             return match[1] if not match[1].isdigit() else f"HTTP status {match[1]}"
     return text if len(text) < 200 else f"{text[:200]}..."

@@ -43,6 +43,8 @@ _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1000
 # Logs the traceback of each failed statement.
 _SQL_LOGGER = logging.getLogger("mlflow.store.db.utils")
+# Packages of the libraries with which MLflow writes artifacts to object stores.
+_ARTIFACT_LIBRARIES = ("boto3", "botocore", "google", "azure")
 _NOT_FOUND = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
@@ -51,8 +53,10 @@ class TrackingError(UserError, RuntimeError):
 
 
 def is_store_error(error: BaseException) -> bool:
-    """Whether a request to the tracking store failed, and nothing else."""
-    return isinstance(error, MlflowException)
+    """Whether a request to the tracking store, or to the store of its artifacts, failed, and
+    nothing else."""
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, MlflowException) or library in _ARTIFACT_LIBRARIES
 
 
 def now_ms() -> int:
@@ -320,8 +324,8 @@ class TrackingStore:
         was_disabled, _SQL_LOGGER.disabled = _SQL_LOGGER.disabled, True
         try:
             yield
-        except (MlflowException, OSError) as error:
-            if is_disk_full(error):
+        except Exception as error:
+            if is_disk_full(error) or not (is_store_error(error) or isinstance(error, OSError)):
                 raise
             cause = short_cause(error)
             if isinstance(error, OSError) and error.filename and error.strerror:

@@ -1,5 +1,6 @@
 """The tracking store: existing runs, evaluations, and unusable stores."""
 
+import http.server
 import time
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from orchestrator.study.resolved import ResolvedTrial
-from orchestrator.tracking.store import TrackingError, TrackingStore
+from orchestrator.tracking.store import TrackingError, TrackingStore, is_store_error
 from orchestrator.tracking.study_run import StudyRun
+from tests.support.servers import serving
 from tests.support.tracked_trials import finish
 
 
@@ -96,3 +98,39 @@ def test_password_of_the_tracking_server_is_not_shown() -> None:
     ]
     store.tracking_uri = "sqlite:////storage/mlflow.db"
     assert store.display_uri == store.tracking_uri
+
+
+class _Refusing(http.server.BaseHTTPRequestHandler):
+    """An object store that lets nobody write."""
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # botocore's own
+def test_refused_upload_is_an_error_of_the_store(
+    store: TrackingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "counts.arrow").write_text("counts")
+    store.make_experiment("in a bucket", "s3://bucket/artifacts")
+    (experiment,) = store.experiment_names().keys() - {"0"}
+    run_id = store.client.create_run(experiment).info.run_id
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(key, "test")
+    with serving(_Refusing) as url:
+        monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", url)
+        message = r"cannot be written \(An error occurred \(AccessDenied\) .*\); check that you may"
+        with pytest.raises(TrackingError, match=message), store.readable_write_errors():
+            store.log_evaluation(run_id, "flip", {}, {}, tmp_path / "files", of_model=False)
+        with pytest.raises(Exception, match="AccessDenied") as caught:
+            store.log_artifact(run_id, tmp_path / "files")
+    assert is_store_error(caught.value)
+    assert not is_store_error(ValueError("a fault of this project"))
