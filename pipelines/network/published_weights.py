@@ -62,7 +62,8 @@ class DownloadedWeights:
     @property
     def path(self) -> Path | None:
         """The file on this machine, or None if it was not downloaded."""
-        return self._target if self._target.is_file() else None
+        # `Path.is_file` raises an error for a folder that cannot be entered.
+        return self._target if os.path.isfile(self._target) else None
 
     @property
     def address(self) -> str:
@@ -78,9 +79,16 @@ class DownloadedWeights:
             DownloadError: it cannot be downloaded, has another digest, or is no file of weights.
         """
         target = self._target
-        if not target.is_file():
-            self._download(target, progress)
-        if problem := _problem(target, self.sha256):
+        try:
+            if self.path is None:
+                self._download(target, progress)
+            problem = _problem(target, self.sha256)
+        except OSError as error:
+            raise DownloadError(
+                f"{target.parent}: cannot be used ({error.strerror or error}); set TORCH_HOME to a "
+                "folder for downloads"
+            ) from error
+        if problem:
             raise DownloadError(f"{target}: {problem}; delete the file to download it again")
         return target
 
@@ -99,11 +107,6 @@ class DownloadedWeights:
                     unchecked.unlink()
                     raise DownloadError(f"{self.address}: {problem}; it was deleted")
                 unchecked.replace(target)
-        except OSError as error:
-            raise DownloadError(
-                f"{target.parent}: cannot be written ({error.strerror or error}); set TORCH_HOME "
-                "to a folder for downloads"
-            ) from error
         except DownloadError as error:
             hint = f" ({MIRROR_VARIABLE} is set)" if os.environ.get(MIRROR_VARIABLE) else ""
             raise DownloadError(f"{error}{hint}") from error

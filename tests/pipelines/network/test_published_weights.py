@@ -1,6 +1,7 @@
 """Published weights by name: found in an installed package, and equal to the published network."""
 
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -205,12 +206,33 @@ def test_unusable_folder_and_address_are_reported(
     name = published(server, monkeypatch)
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
-    with pytest.raises(WeightsError, match=r"file/hub/.*: cannot be written .*; set TORCH_HOME"):
+    with pytest.raises(WeightsError, match=r"file/hub/.*: cannot be used .*; set TORCH_HOME"):
+        locate_weights(name)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / ("long" * 99)))
+    assert PUBLISHED_WEIGHTS[name].path is None
+    with pytest.raises(WeightsError, match=r"cannot be used \(File name too long\); set TORCH_"):
         locate_weights(name)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv(MIRROR_VARIABLE, f"{server.url}/missing")
     with pytest.raises(WeightsError, match=r"the server answered 404 .*; check the address"):
         locate_weights(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_folder_of_another_user_is_reported(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tmp_path` lets only its owner enter."""
+    name = published(server, monkeypatch)
+    path = Path(locate_weights(name))
+    os.seteuid(12345)
+    try:
+        assert PUBLISHED_WEIGHTS[name].path is None
+        with pytest.raises(WeightsError, match=r"cannot be used \(Permission denied\); set TORCH_"):
+            locate_weights(name)
+    finally:
+        os.seteuid(0)
+    assert PUBLISHED_WEIGHTS[name].path == path
 
 
 def test_publishers_state_the_digest_in_the_name_of_the_file() -> None:
