@@ -1,7 +1,8 @@
-"""Parts of sentences: counts, names of options, and what an unknown name may have meant."""
+"""Parts of sentences: counts, lists of names, causes of errors, names of options, and what an
+unknown name may have meant."""
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -26,6 +27,27 @@ def options_written(text: Callable[[str], str]) -> Iterator[None]:
 def counted(count: int, noun: str) -> str:
     """Return `1 trial`, `2 trials`, and so on."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def first_names(names: Iterable[object], count: int) -> str:
+    """Return the first `count` names, and how many more there are: `a, b and 3 more`."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - count} more" if len(listed) > count else ""
+    return ", ".join(listed[:count]) + more
+
+
+def cause(error: BaseException) -> str:
+    """Return the first line of the innermost cause of a library's error, with `?` for control
+    characters; the name of its type if it has no text."""
+    while error.args and isinstance(inner := error.args[-1], BaseException):
+        error = inner
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, BaseException):
+        return cause(reason)
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    text = " ".join(line.split())
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def closest(received: str, known: Sequence[str]) -> str | None:

@@ -14,7 +14,7 @@ import grpc  # type: ignore[import-untyped]
 import requests
 
 from pipelines.errors import UserError
-from pipelines.wording import option
+from pipelines.wording import cause, option
 
 SECONDS = 5.0
 # A dashboard's answer about its version has about 300 bytes.
@@ -164,24 +164,13 @@ def _dashboard_problem(address: str, seconds: float) -> str:
     except requests.Timeout:
         return f"does not answer (tried for {seconds:g} s)"
     except (requests.RequestException, ValueError) as error:  # ValueError: of a redirect
-        return f"does not answer like a Ray dashboard ({_innermost(error)})"
+        return f"does not answer like a Ray dashboard ({cause(error)})"
     try:
         version = json.loads(text)
         is_ray = isinstance(version, dict) and "ray_version" in version
     except (ValueError, RecursionError):
         is_ray = False
     return "" if is_ray else "is not a Ray dashboard (its answer has no version of Ray)"
-
-
-def _innermost(error: BaseException) -> str:
-    """Return the cause of a failed request in one line, without control characters."""
-    while error.args and isinstance(cause := error.args[-1], BaseException):
-        error = cause
-    reason = getattr(error, "reason", None)
-    if isinstance(reason, BaseException):
-        return _innermost(reason)
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(character if character.isprintable() else "?" for character in text[:200])
 
 
 def _is_loopback(host: str) -> bool:

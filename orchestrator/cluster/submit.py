@@ -38,7 +38,7 @@ from pipelines.config import load_yaml
 from pipelines.data.storage import check_no_secret
 from pipelines.network.published_weights import PUBLISHED_WEIGHTS
 from pipelines.preparation.embedded import EMBEDDED
-from pipelines.wording import option
+from pipelines.wording import cause, option
 
 # Keys of a job's metadata.
 _STUDY = "study"
@@ -129,7 +129,6 @@ def _connect(address: str) -> JobSubmissionClient:
     try:
         return JobSubmissionClient(address)
     except Exception as error:  # of requests and Ray
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         host = urlsplit(address).hostname or ""
         proxied = getproxies().get(urlsplit(address).scheme) and not proxy_bypass(host)
         proxy = f"; the environment sets a proxy, which NO_PROXY={host} bypasses" if proxied else ""
@@ -137,8 +136,8 @@ def _connect(address: str) -> JobSubmissionClient:
         if isinstance(error, AuthenticationError):
             advice = "the cluster's token is in ~/.ray/auth_token, and RAY_AUTH_MODE=token is set"
         raise RemoteError(
-            f"{option('address')} {address}: cannot connect to a Ray dashboard ({reason}{proxy}). "
-            f"Check that {advice}"
+            f"{option('address')} {address}: cannot connect to a Ray dashboard "
+            f"({cause(error)}{proxy}). Check that {advice}"
         ) from None
 
 
@@ -148,11 +147,10 @@ def _dashboard_errors(address: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of requests, and RuntimeError for what the dashboard refuses
-        reason = next(iter(str(error).strip().splitlines()), repr(error))
         raise RemoteError(
             f"{option('address')} {address}: the Ray dashboard refused the study or did not answer "
-            f"({reason}). Check that the tunnel is still open and the cluster has room for the "
-            "study's files; then rerun the same command: it finds the job if there is one"
+            f"({cause(error)}). Check that the tunnel is still open and the cluster has room for "
+            "the study's files; then rerun the same command: it finds the job if there is one"
         ) from error
 
 
@@ -202,8 +200,8 @@ def _follow(client: JobSubmissionClient, job_id: str, console: Console) -> int:
             info = client.get_job_info(job_id)
     except Exception as error:  # of aiohttp, requests and Ray
         raise RemoteError(
-            f"the connection to job {job_id} was lost ({error}). The study continues; rerun the "
-            "command to follow it again"
+            f"the connection to job {job_id} was lost ({cause(error)}). The study continues; rerun "
+            "the command to follow it again"
         ) from None
     if info.driver_exit_code is not None:
         return int(info.driver_exit_code)

@@ -19,7 +19,7 @@ from orchestrator.report.rows import Row, expected_difference, group_rows, row_n
 from orchestrator.study.search_checks import found_sample, unequal_lines, untuned_lines
 from orchestrator.study.study import Study
 from pipelines.data.split_names import general_name, splits_overlap
-from pipelines.wording import counted
+from pipelines.wording import counted, first_names
 
 _LISTED = 3  # classes in a warning, and sets of them
 
@@ -214,19 +214,13 @@ def _zero_in_single_rows(
         if classes := tuple(name for name in zero if name not in never):
             by_classes.setdefault(classes, []).append(row)
     parts = [
-        f"in every trial of {row_names(some, rows)} for {_first_names(classes)}"
+        f"in every trial of {row_names(some, rows)} for {first_names(classes, _LISTED)}"
         for classes, some in by_classes.items()
     ]
     if parts:
         others = sum(len(some) for some in [*by_classes.values()][_LISTED:])
         more = f"; in {counted(others, 'more row')} for other classes" if others else ""
         yield f"IoU is 0 {'; '.join(parts[:_LISTED])}{more}. Other rows are above 0 there."
-
-
-def _first_names(names: Sequence[str]) -> str:
-    """Return at most three of the names, and how many there are more."""
-    shown = ", ".join(names[:_LISTED])
-    return shown if len(names) <= _LISTED else f"{shown} and {len(names) - _LISTED} more"
 
 
 def _uncertain_runs(rows: Sequence[Row]) -> Iterable[str]:

@@ -32,7 +32,7 @@ from pipelines.submission import SUBMISSIONS
 from pipelines.training.experiment import Experiment
 from pipelines.training.losses import build_loss
 from pipelines.training.optimization import check_optimization
-from pipelines.wording import suggestion
+from pipelines.wording import first_names, suggestion
 
 
 def resolve_trials(
@@ -81,15 +81,9 @@ def resolve_trials(
                 errors[data_key if isinstance(error, DatasetError) else key] = error
         concerned.setdefault(str(known), []).append(trial.name)
     if errors:
-        lines = [f"{_and_others(names)}: {text}" for text, names in concerned.items()]
+        lines = [f"{first_names(names, 1)}: {text}" for text, names in concerned.items()]
         raise type(next(iter(errors.values())))("\n".join(lines))
     return resolved
-
-
-def _and_others(names: Sequence[str]) -> str:
-    """Return the first name, and the number of others."""
-    others = len(names) - 1
-    return f"{names[0]} and {others} more" if others else names[0]
 
 
 class _Resolver:

@@ -19,6 +19,7 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
 
 from pipelines.imports import importing_libraries
+from pipelines.wording import cause
 
 _SECONDS = 9.0
 _PAUSE_SECONDS = 0.5
@@ -121,7 +122,7 @@ def short_cause(error: Exception) -> str:
     for pattern in patterns:
         if match := re.search(pattern, text):
             return match[1] if not match[1].isdigit() else f"HTTP status {match[1]}"
-    return text if len(text) < 200 else f"{text[:200]}..."
+    return cause(error)
 
 
 def _check_sql_server(tracking_uri: str) -> None:
@@ -134,8 +135,7 @@ def _check_sql_server(tracking_uri: str) -> None:
     try:
         engine.connect().close()
     except sqlalchemy.exc.SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or error
-        raise ConnectionError(" ".join(str(cause).split())) from None
+        raise ConnectionError(cause(getattr(error, "orig", None) or error)) from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pipelines.data.dataset import PreparedDataset, Split
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.manifest import DatasetError, Manifest
 from pipelines.data.split_names import parse_fold, splits_overlap
-from pipelines.wording import counted
+from pipelines.wording import counted, first_names
 
 _FOLD_ADVICE = (
     "choose another number of folds, or `folds: {count: N, by: image}`, which divides groups"
@@ -347,5 +347,4 @@ def _shared_warnings(dataset: PreparedDataset, first: str, second: str) -> list[
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    return first_names(names, _LISTED)

@@ -6,7 +6,6 @@ import codecs
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -159,10 +158,3 @@ def normalized(name: str) -> str:
     macOS decomposes accented letters (NFD), so that equal names may differ in their bytes.
     """
     return unicodedata.normalize("NFC", name)
-
-
-def first_names(paths: Iterable[Path | str], count: int = 2) -> str:
-    """Format the first names of a list: `a, b and 3 more`."""
-    names = [str(path) for path in paths]
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more

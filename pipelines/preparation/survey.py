@@ -26,10 +26,9 @@ from pipelines.preparation.image_reading import (
     unreadable,
 )
 from pipelines.preparation.readers.reader import Listing, Reader, Record
-from pipelines.preparation.source_files import first_names
 from pipelines.preparation.source_images import stored_range
 from pipelines.preparation.value_range import merged_range
-from pipelines.wording import counted
+from pipelines.wording import counted, first_names
 
 # Files are opened by several threads, because each open may wait for a network file system.
 _THREADS = 8
@@ -146,7 +145,9 @@ def _for_all(records: list[Record], problem: str) -> str:
 def _images(files: list[Path]) -> str:
     """Return the subject of a sentence about some images, with its verb."""
     have = "has" if len(files) == 1 else "have"
-    return f"{counted(len(files), 'image')} ({first_names(file.name for file in files)}) {have}"
+    return (
+        f"{counted(len(files), 'image')} ({first_names((file.name for file in files), 2)}) {have}"
+    )
 
 
 def _decide_exif(

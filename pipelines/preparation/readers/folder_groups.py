@@ -19,7 +19,7 @@ from typing import Any
 
 from pipelines.data.manifest import DESCRIPTION_NAME, DatasetError
 from pipelines.preparation.readers.reader import Listing, Record
-from pipelines.wording import counted
+from pipelines.wording import counted, first_names
 
 _LISTED = 5  # groups in a message before it says how many more there are
 _MATCH_SECONDS = 10.0  # of processor time for one name; microseconds are usual
@@ -117,10 +117,9 @@ def shared_group_notes(records: Iterable[Record]) -> list[str]:
     for first, second in combinations(groups, 2):
         shared = [group for group in groups[second] if group in groups[first]]
         if shared:
-            more = f", and {len(shared) - _LISTED} more" if len(shared) > _LISTED else ""
             notes.append(
                 f"{second} shares {len(shared)} of {counted(len(groups[second]), 'group')} with "
                 f"{first}, so scores on one of them do not measure generalization from the other "
-                f"to new groups: {', '.join(shared[:_LISTED])}{more}"
+                f"to new groups: {first_names(shared, _LISTED)}"
             )
     return notes

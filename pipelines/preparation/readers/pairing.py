@@ -12,12 +12,11 @@ from pipelines.preparation.readers.reader import Listing, Record
 from pipelines.preparation.source_files import (
     IMAGE_ENDINGS,
     FolderContent,
-    first_names,
     normalized,
     read_lines,
     search,
 )
-from pipelines.wording import counted
+from pipelines.wording import counted, first_names
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def pair_files(
             if len(files) > 1:
                 listing.problems.append(
                     f"{split}/{name}: {len(files)} {kind} have this name, "
-                    f"{first_names((str(file) for file in files), 3)}; keep one of them"
+                    f"{first_names(files, 3)}; keep one of them"
                 )
         if len(image) == len(label) == 1 and not any(map(_is_broken_link, (*image, *label))):
             listing.records.append(Record(name, split, image[0], label[0]))
@@ -139,7 +138,7 @@ def _suffix_note(split: str, folder: Path, files: Sequence[Path], *suffixes: str
         return []
     ends = " or ".join(repr(suffix) for suffix in suffixes)
     verb = "does" if len(files) == 1 else "do"
-    named = first_names(file.name for file in files)
+    named = first_names((file.name for file in files), 2)
     return [f"{split}: {folder}: {counted(len(files), 'file')} {verb} not end in {ends} ({named})"]
 
 

@@ -93,7 +93,7 @@ def test_groups_that_splits_share_are_named() -> None:
     ]
     of_train, of_val = shared_group_notes(records)
     assert of_train.startswith("val shares 7 of 9 groups with train, so scores on one of them")
-    assert of_train.endswith(": a, b, c, d, e, and 2 more")
+    assert of_train.endswith(": a, b, c, d, e and 2 more")
     assert of_val.startswith("test shares 1 of 2 groups with val")
     assert shared_group_notes([replace(each, group=None) for each in records]) == []
 
