@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote, urlsplit
 
 import sqlalchemy
@@ -40,7 +41,7 @@ def open_client(tracking_uri: str) -> MlflowClient:
     """
     if (file := database_file(tracking_uri)) is not None:
         with _exclusive(file):
-            if not file.exists() or file.stat().st_size == 0:
+            if _is_new(file):
                 _create(file)
             _check_database(file)
             return _connected(tracking_uri)
@@ -68,6 +69,11 @@ def database_file(tracking_uri: str) -> Path | None:
     if not tracking_uri.startswith(_SQLITE):
         return None
     return Path(tracking_uri.removeprefix(_SQLITE).partition("?")[0])
+
+
+def _is_new(file: Path) -> bool:
+    """Whether a database file has yet to be created."""
+    return not file.exists() or file.stat().st_size == 0
 
 
 def _connected(tracking_uri: str) -> MlflowClient:
@@ -140,9 +146,11 @@ def _check_sql_server(tracking_uri: str) -> None:
 
 @contextmanager
 def _exclusive(file: Path) -> Iterator[None]:
-    """Let one process at a time open the database, so that only one creates it.
+    """Let one process at a time open the database, so that only one creates or upgrades it.
 
-    Locks nothing if this process cannot write there, or if the file system has no locks.
+    Locks nothing if this process cannot write there, or if the file system has no locks. A process
+    that was suspended while it opened a finished database keeps the lock and does no harm. Raises
+    OSError if another process has been creating the database for ten seconds.
     """
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a directory, not a database file")
@@ -150,12 +158,31 @@ def _exclusive(file: Path) -> Iterator[None]:
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         lock = file.with_name(f"{file.name}.lock").open("a")
-        fcntl.flock(lock, fcntl.LOCK_EX)
     try:
+        if lock is not None and not _locked(lock) and _is_new(file):
+            raise OSError(
+                f"another process has been creating {file} for {_SECONDS:.0f} s; wait for it, or "
+                f"end it: it has opened {lock.name}"
+            )
         yield
     finally:
         if lock is not None:
             lock.close()
+
+
+def _locked(lock: IO[str]) -> bool:
+    """Lock an open file, or return False after ten seconds if another process keeps it locked."""
+    end = time.monotonic() + _SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+        except OSError:  # the file system has no locks
+            return True
+        time.sleep(0.05)
 
 
 def _create(file: Path) -> None:

@@ -62,13 +62,23 @@ def record_current_paths(database: Path) -> int:
     return changed
 
 
+def is_missing(artifact_uri: str) -> bool:
+    """Whether a local artifact folder does not exist where it was recorded."""
+    return _is_local(artifact_uri) and not Path(local_file_uri_to_path(artifact_uri)).exists()
+
+
+def _is_local(artifact_uri: str) -> bool:
+    return "://" not in artifact_uri or artifact_uri.startswith("file:")
+
+
 def current_uri(artifact_uri: str, database: Path) -> str:
     """Return the location of a local artifact folder that `database` records as `artifact_uri`.
 
     `/OLD/artifacts/STUDY/...` is found at `/NEW/artifacts/STUDY/...` if that study's folder exists
-    next to the database in `/NEW`; other folders are where they were recorded.
+    next to the database in `/NEW`. Other folders are where they were recorded, and so is one that
+    exists there and not in `/NEW`, unless a database in `/OLD` shows that it is another storage's.
     """
-    if "://" in artifact_uri and not artifact_uri.startswith("file:"):
+    if not _is_local(artifact_uri):
         return artifact_uri
     path = Path(local_file_uri_to_path(artifact_uri))
     directory = database.parent.absolute() / ARTIFACTS
@@ -76,5 +86,9 @@ def current_uri(artifact_uri: str, database: Path) -> str:
         return artifact_uri
     for index in range(len(path.parts) - 1):
         if path.parts[index] == ARTIFACTS and (directory / path.parts[index + 1]).is_dir():
-            return directory.joinpath(*path.parts[index + 1 :]).as_uri()
+            moved = directory.joinpath(*path.parts[index + 1 :])
+            others_database = Path(*path.parts[:index], database.name)
+            if not moved.exists() and path.exists() and not others_database.exists():
+                return artifact_uri
+            return moved.as_uri()
     return artifact_uri

@@ -20,6 +20,7 @@ from orchestrator.tracking.descriptions import outcome_note, run_name, study_not
 from orchestrator.tracking.lock import StudyLock, StudyLockLostError
 from orchestrator.tracking.mlflow_view import VIEW_TAG, study_view
 from orchestrator.tracking.queries import find_experiment, read_snapshot
+from orchestrator.tracking.relocation import is_missing
 from orchestrator.tracking.runs import ENDED_UNCLOSED, FIGURES, RunStatus, TrialRun, timestamp
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_page import StudyPage, take_page
@@ -306,13 +307,16 @@ class StudyRun:
 def _open_experiment(store: TrackingStore, study: Study) -> str:
     """Return the id of the study's experiment; create it if necessary."""
     name = study.config.study
+    experiment = find_experiment(store, name)
     folder = None
     if store.artifacts is not None:
         folder = store.artifacts / re.sub(r"[^\w.-]+", "-", name)
-        folder.mkdir(parents=True, exist_ok=True)  # so that a moved storage is recognized
-    if find_experiment(store, name) is None:
+        # A moved storage is recognized by the folder; one that is used from another is not moved.
+        if experiment is None or is_missing(experiment.artifact_location):
+            folder.mkdir(parents=True, exist_ok=True)
+    if experiment is None:
         store.make_experiment(name, folder.as_uri() if folder else None)
-    experiment = find_experiment(store, name)
+        experiment = find_experiment(store, name)
     assert experiment is not None
     # Without a kind, MLflow shows the experiment as one about language models.
     tags = {tag.KIND: "study", "mlflow.experimentKind": "custom_model_development"}

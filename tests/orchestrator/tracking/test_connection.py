@@ -1,5 +1,6 @@
 """Connections to tracking stores that are new, broken, locked, or do not answer."""
 
+import fcntl
 import socket
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.tracking import connection
+from orchestrator.tracking.connection import open_client
 from orchestrator.tracking.store import TrackingError, TrackingStore
 from tests.support import ROOT
 
@@ -101,6 +103,21 @@ def test_database_that_another_program_has_locked(impatient: None, tmp_path: Pat
     holder.execute("BEGIN EXCLUSIVE")
     assert f"another program has locked {file}" in error_of(f"sqlite:///{file}")
     holder.close()
+
+
+def test_process_that_was_suspended_while_it_opened_the_database(
+    impatient: None, tmp_path: Path
+) -> None:
+    file = tmp_path / "mlflow.db"
+    with (tmp_path / "mlflow.db.lock").open("a") as suspended:
+        fcntl.flock(suspended, fcntl.LOCK_EX)
+        message = error_of(f"sqlite:///{file}")
+        assert f"another process has been creating {file}" in message
+        assert str(tmp_path / "mlflow.db.lock") in message
+    open_client(f"sqlite:///{file}")
+    with (tmp_path / "mlflow.db.lock").open("a") as suspended:
+        fcntl.flock(suspended, fcntl.LOCK_EX)
+        assert open_client(f"sqlite:///{file}").search_experiments()
 
 
 @pytest.mark.slow

@@ -7,9 +7,11 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.report.__main__ import main as report
 from orchestrator.studies import main as studies
+from orchestrator.study.load import load_study
 from orchestrator.tracking.relocation import current_uri, record_current_paths
 from orchestrator.tracking.store import TrackingStore
-from tests.support.fabricated_studies import fabricate_study
+from orchestrator.tracking.study_run import StudyRun
+from tests.support.fabricated_studies import fabricate_study, write_study
 from tests.support.finished_run import make_finished_run
 
 TWO_SEEDS = """\
@@ -82,6 +84,32 @@ def test_other_folders_are_where_they_were_recorded(tmp_path: Path) -> None:
         "s3://bucket/artifacts/study/run",
     ):
         assert current_uri(elsewhere, database) == elsewhere
+
+
+def test_folder_that_exists_where_it_was_recorded_is_used(tmp_path: Path) -> None:
+    database = tmp_path / "lab" / "mlflow.db"
+    (tmp_path / "lab" / "artifacts" / "study").mkdir(parents=True)
+    recorded = tmp_path / "user" / "artifacts" / "study" / "run"
+    recorded.mkdir(parents=True)
+    assert current_uri(recorded.as_uri(), database) == recorded.as_uri()
+    # A copy of a storage keeps to its own folders.
+    (tmp_path / "user" / "mlflow.db").touch()
+    own = tmp_path / "lab" / "artifacts" / "study" / "run"
+    assert current_uri(recorded.as_uri(), database) == own.as_uri()
+
+
+def test_ledger_that_is_used_with_two_storages_keeps_its_artifacts(
+    tmp_path: Path, small_streets: Path
+) -> None:
+    study = load_study(write_study(tmp_path, small_streets, TWO_SEEDS))
+    ledger = f"sqlite:///{tmp_path / 'lab' / 'mlflow.db'}"
+    first = StudyRun.open(TrackingStore(ledger, tmp_path / "user" / "artifacts"), study)
+    first.close("FINISHED")
+    second = StudyRun.open(TrackingStore(ledger, tmp_path / "lab" / "artifacts"), study)
+    second.store.log_artifact(second.parent_id, tmp_path / "study.yaml", "files")
+    second.close("FINISHED")
+    assert not (tmp_path / "lab" / "artifacts" / "moved").exists()
+    assert list((tmp_path / "user" / "artifacts" / "moved").glob("*/artifacts/files/study.yaml"))
 
 
 def test_stores_with_studies_of_one_name_keep_their_own_artifacts(
