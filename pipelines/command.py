@@ -80,8 +80,7 @@ def _status_of(
         raise
     except OSError as error:
         if error.filename is None and is_disk_full(error):
-            report("error", "the disk is full; make room and run the same command again")
-            return EXIT_FAILED
+            return _disk_full(report)
         if error.filename is None and error.errno == errno.EFBIG:
             report("error", "a file exceeds the size limit; raise it (`ulimit -f`), and run again")
             return EXIT_FAILED
@@ -94,11 +93,18 @@ def _status_of(
         report(interrupted, "")
         return EXIT_INTERRUPTED
     except Exception as error:
+        if is_disk_full(error):  # SQLite and other libraries raise errors of their own
+            return _disk_full(report)
         if not is_out_of_memory(error):
             return _internal_error(error, report)
         cause = next(iter(str(error).splitlines()), "") or type(error).__name__
         report("not enough memory", f"{cause}; sliding windows or smaller batches need less")
         return EXIT_FAILED
+
+
+def _disk_full(report: Callable[[str, str], None]) -> int:
+    report("error", "the disk is full; make room and run the same command again")
+    return EXIT_FAILED
 
 
 @contextmanager

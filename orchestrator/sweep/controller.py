@@ -163,7 +163,8 @@ class SweepController:
         finally:
             refresher.close()
             try:
-                study_run.close(status)
+                with self.store.readable_write_errors():
+                    study_run.close(status)
             finally:
                 if has_trained and not study_run.lost_reason:
                     self._notify(study_run, status)

@@ -122,8 +122,11 @@ def short_cause(error: Exception) -> str:
     """Return the innermost cause in the text of a failed request or SQL statement."""
     text = " ".join(str(error).split())
     patterns = (
-        *(r"\(\w+\.\w*Error\) (.+?) \[SQL", r"\[Errno -?\d+\] ([^)'\"]+)", r"(timed out)"),
-        *(r"error code (\d+)", r"^Failed to upload .+?: (.+)"),  # the last of boto3
+        r"\(\w+\.\w*Error\) (.+?) (?:\[SQL|\(Background)",
+        r"\[Errno -?\d+\] ([^)'\"]+)",
+        r"(timed out)",
+        r"error code (\d+)",
+        r"^Failed to upload .+?: (.+)",  # of boto3
     )
     for pattern in patterns:
         if match := re.search(pattern, text):

@@ -75,6 +75,10 @@ def open_existing_store(storage: Path, tracking: str | None = None) -> TrackingS
         return _open_replica(tracking)
     uri = tracking or tracking_uri(storage)
     file = database_file(uri)
+    if file is not None and file.exists() and file.stat().st_size == 0:
+        raise TrackingError(
+            f"{file} is empty: its studies are lost; restore the file from a copy, or delete it"
+        )
     if file is not None and not file.exists():
         raise TrackingError(
             f"no tracking store at {file}; run a study first, pass the studies' storage with "

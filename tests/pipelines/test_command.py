@@ -131,9 +131,16 @@ def test_lack_of_memory_is_one_sentence(
     assert "sliding windows or smaller batches" in line
 
 
-def test_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),  # as zipfile and pyarrow raise it
+        RuntimeError("(sqlite3.OperationalError) database or disk is full"),  # as MLflow does
+    ],
+)
+def test_full_disk_is_one_sentence(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as zipfile and pyarrow raise it
+        raise error
 
     assert run_command(work) == 1
     assert capsys.readouterr().err == (

@@ -32,7 +32,7 @@ from orchestrator.tracking import lock
 from orchestrator.tracking.claims import Owner
 from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.runs import RunStatus
-from orchestrator.tracking.store import TrackingStore
+from orchestrator.tracking.store import TrackingError, TrackingStore
 from orchestrator.tracking.study_run import StudyRun
 from pipelines.evaluation.config import EvaluationConfig
 
@@ -294,6 +294,24 @@ def test_study_taken_over_by_another_process_is_not_concluded(
     assert swept_study.registered == []
     assert swept_study.parent_run.info.status == "RUNNING"
     assert "another-host" in swept_study.output
+
+
+@pytest.mark.slow
+def test_store_that_vanishes_before_the_study_is_closed(
+    swept_study: SweptStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept_study.train({"weak": 0.4})
+
+    def vanish(*_: object) -> None:
+        swept_study.store.client._tracking_client.store.engine.dispose()
+        storage = swept_study.file.parent
+        (storage / "mlflow.db").rename(storage / "elsewhere.db")
+        (storage / "mlflow.db").mkdir()  # SQLite would create a file
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(controller, "announce", vanish)
+    with pytest.raises(TrackingError, match=r"cannot be written \(unable to open database file\)"):
+        swept_study.sweep()
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.storage import Storage
-from orchestrator.tracking.open_store import open_present_store, open_store
+from orchestrator.tracking.open_store import open_existing_store, open_present_store, open_store
 from orchestrator.tracking.store import TrackingError
 
 
@@ -25,6 +25,14 @@ def test_storage_that_no_uri_can_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match=r"choose a path without '\?'"):
         open_store(Storage.parse(str(tmp_path / "what?")))
     assert not (tmp_path / "what").exists()
+
+
+def test_emptied_file_is_not_taken_for_a_store_without_studies(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    file.touch()
+    with pytest.raises(TrackingError, match=f"{file} is empty: its studies are lost"):
+        open_existing_store(tmp_path)
+    assert file.stat().st_size == 0
 
 
 def test_missing_file_is_not_created_before_it_is_needed(tmp_path: Path, own_store: Path) -> None:
