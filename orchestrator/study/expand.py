@@ -17,9 +17,9 @@ from orchestrator.study.conditions import (
     why_unmet,
 )
 from orchestrator.study.config import StudyConfig, VariantConfig
+from orchestrator.study.layers import Layers, with_value
 from orchestrator.study.overlay import (
     dotted_leaves,
-    overlay,
     unknown_key,
     validate_experiment,
     without_unknown_keys,
@@ -34,7 +34,6 @@ from orchestrator.study.yaml_source import (
     Keys,
     Problem,
     Source,
-    SourceLocation,
     StudyError,
     single_value,
 )
@@ -75,12 +74,7 @@ class _Expansion:
         self.problems: list[Problem] = []
         self._wrong_keys: set[str] = set()
         self.values: list[dict[str, Any]] = []
-        self._overrides = [without_unknown_keys(one, self.problems) for one in overrides]
-        self._base = self._partial(("base",))
-        self._rows = {name: self._partial(("variants", name, "set")) for name in config.variants}
-        self._conditionals = [
-            self._partial(("when", index, "set")) for index in range(len(config.when))
-        ]
+        self._layers = Layers(config, source, overrides, self.problems)
         self._met: set[Keys] = set()
 
     def trials(self) -> tuple[Trial, ...]:
@@ -108,24 +102,15 @@ class _Expansion:
                     message = f"`variants.{name}.entered`: seed {score.seed} is not in `seeds`"
                     yield Problem(location, message)
 
-    def _partial(self, keys: Keys) -> Source:
-        """Return the partial experiment at `keys`, without unknown keys."""
-        value = self.source.value
-        for key in keys:
-            if isinstance(value, dict) and key not in value:
-                return Source(self.source.name, {})
-            value = value[key]
-        return without_unknown_keys(self.source.subtree(keys), self.problems)
-
     def _cells(self, name: str) -> Iterator[_Cell]:
-        row = overlay(self._base, self._rows[name])
+        row = self._layers.row(name)
         grid = self.config.grid
         for chosen in itertools.product(*(enumerate(values) for values in grid.values())):
             axes, cell = {}, row
             for axis, (index, value) in zip(grid, chosen, strict=True):
                 location = self.source.location(("grid", axis, index))
                 unknown: list[Problem] = []
-                cell = self._with_value(cell, axis, value, location, unknown)
+                cell = with_value(cell, axis, value, location, unknown)
                 if unknown and unknown_key(axis, location) is None:  # or else `checks` reports it
                     self.problems += unknown
                     break
@@ -142,13 +127,9 @@ class _Expansion:
         """Return a cell with the values of a sample, of `when` and of the command line."""
         for key, value in sample.values.items() if sample is not None else ():
             location = self.source.location(("sample", key))
-            cell = self._with_value(cell, key, value, location, self.problems)
-        for index, conditional in enumerate(self.config.when):
-            values = resolved_values(name, self._overridden(cell).value)
-            if holds(conditional.condition, values):
-                self._met.add(("when", index, "if"))
-                cell = overlay(cell, self._conditionals[index])
-        cell = self._overridden(cell)
+            cell = with_value(cell, key, value, location, self.problems)
+        cell, met = self._layers.conditioned(name, cell)
+        self._met |= {("when", index, "if") for index in met}
         self.problems += self._wrong_columns(name, axes, sample, cell)
         values = resolved_values(name, cell.value)
         return _Cell(name, self.config.variants[name], axes, sample, cell, values)
@@ -181,23 +162,15 @@ class _Expansion:
         result = self.config.search_result
         if result is None:
             return cell
-        values = resolved_values(name, self._overridden(cell).value)
+        values = resolved_values(name, self._layers.overridden(cell).value)
         found = found_sample(result, name, values)
         if found is None:
             self.untuned.append(", ".join([name, *map(str, axes.values())]))
             return cell
         location = self.source.location(("from_search", "rows", result.rows.index(found)))
         for key, value in found.values.items():
-            cell = self._with_value(cell, key, value, location, self.problems)
+            cell = with_value(cell, key, value, location, self.problems)
         return cell
-
-    def _with_value(
-        self, cell: Source, key: str, value: Any, location: SourceLocation, problems: list[Problem]
-    ) -> Source:
-        """Return a cell with a value at a dotted key. problems: gets the unknown keys of the
-        value."""
-        added = single_value(key, value, location)
-        return overlay(cell, without_unknown_keys(added, problems))
 
     def _wrong_columns(
         self, name: str, axes: Mapping[str, Any], sample: SearchSample | None, cell: Source
@@ -234,12 +207,6 @@ class _Expansion:
             for place in places
             if place in self.source.locations
         )
-
-    def _overridden(self, cell: Source) -> Source:
-        """Return the cell with the command line's overrides."""
-        for one in self._overrides:
-            cell = overlay(cell, one)
-        return cell
 
     def _trials_of(self, cell: _Cell) -> Iterator[Trial]:
         variant = cell.variant
