@@ -4,7 +4,6 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from orchestrator.report.latency import latency_caveats
 from orchestrator.report.power import seeds_warning
 from orchestrator.report.resampled import ResampledCounts
 from orchestrator.report.rows import Row, expected_difference, group_rows, row_names
-from orchestrator.study.search_checks import found_sample, unequal_lines, untuned_lines
+from orchestrator.study.search_checks import tuning_lines
 from orchestrator.study.study import Study
 from pipelines.data.split_names import general_name, splits_overlap
 from pipelines.wording import counted, first_names
@@ -154,12 +153,8 @@ def _tuning(study: Study, rows: Sequence[Row]) -> Iterable[str]:
             f"split ({result.split}): the best of its samples was chosen by these very scores, so "
             "they are optimistic. Train the table with other seeds."
         )
-    names = [
-        row_names([row], rows)
-        for row in rows
-        if found_sample(result, row.variant, asdict(row.results[0].trial.experiment)) is None
-    ]
-    for line in (*untuned_lines(result, names), *unequal_lines(result, config.variants)):
+    names = [row_names([row], rows) for row in rows if row.results[0].trial.tuned is None]
+    for line in tuning_lines(result, [row.results[0].trial for row in rows], names):
         yield f"{line[0].upper()}{line[1:]}."
 
 

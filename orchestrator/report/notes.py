@@ -15,6 +15,8 @@ from orchestrator.study.config import ProfileOptions
 from orchestrator.study.published import PublishedRow
 from orchestrator.study.report_options import score_label
 from orchestrator.study.sampling import range_text
+from orchestrator.study.search_checks import OF_THE_TABLE, base_differences
+from orchestrator.study.search_match import differences_text, is_below
 from orchestrator.study.search_result import FILE
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
@@ -221,6 +223,18 @@ def _tuning(study: Study) -> Iterable[tuple[str, ...]]:
         f"({result.method}; {keys}), chosen by {score_label(result.metric)} on split "
         f"{result.split} with {seeds}.",
     )
+    differing = base_differences(study.all_trials)
+    later = {key: each for key, each in differing.items() if is_below(key, OF_THE_TABLE)}
+    if later:
+        yield (f"Other settings in search {result.search!r}: {differences_text(later)}.",)
+    renamed = {
+        each.variant: each.tuned.found.variant
+        for each in study.all_trials
+        if each.tuned is not None and each.tuned.found.variant != each.variant
+    }
+    if renamed:
+        names = ", ".join(f"{now} was {before}" for now, before in renamed.items())
+        yield (f"Rows that had another name in search {result.search!r}: {names}.",)
 
 
 def _other_metrics(study: Study, rows: Sequence[Row]) -> Iterable[tuple[str, ...]]:

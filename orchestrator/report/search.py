@@ -130,6 +130,7 @@ def search_result(study: Study, rows: Sequence[Row]) -> SearchResult | None:
         found.append(
             FoundSample(
                 variant=each.best.variant,
+                set=each.best.results[0].trial.own,
                 axes=each.best.axes,
                 values=sample.values,
                 sample=sample.number,
@@ -146,6 +147,7 @@ def search_result(study: Study, rows: Sequence[Row]) -> SearchResult | None:
         split=", ".join(sorted(general_name(split) for split in splits if split is not None)),
         seeds=config.seeds,
         folds=config.fold_count,
+        base=study.base,
         ranges=config.sample,
         rows=tuple(found),
     )

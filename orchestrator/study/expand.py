@@ -27,7 +27,17 @@ from orchestrator.study.overlay import (
 from orchestrator.study.published import EnteredScore, Reference
 from orchestrator.study.repetition import Repetition, fold_of, seed_of
 from orchestrator.study.sampling import CellName, SearchSample, random_sample
-from orchestrator.study.search_checks import found_sample
+from orchestrator.study.search_match import (
+    Differences,
+    TableCell,
+    Tuned,
+    changed,
+    choose,
+    compare,
+    is_below,
+    settings_of,
+)
+from orchestrator.study.search_result import FoundSample, SearchResult
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import as_json
 from orchestrator.study.yaml_source import (
@@ -47,7 +57,7 @@ Published = TypeVar("Published", Reference, EnteredScore)
 @dataclass(frozen=True)
 class _Cell:
     """One variant at one point of the grid, and one sample of a search: its merged values, and the
-    same with defaults."""
+    same with defaults. own, tuned: see `Trial`."""
 
     name: str
     variant: VariantConfig
@@ -55,6 +65,8 @@ class _Cell:
     sample: SearchSample | None
     source: Source
     values: dict[str, Any]
+    own: dict[str, Any]
+    tuned: Tuned | None
 
 
 class _Expansion:
@@ -69,13 +81,19 @@ class _Expansion:
     ) -> None:
         self.config = config
         self.source = source
-        self.untuned: list[str] = []
         self._proposed = proposed
         self.problems: list[Problem] = []
         self._wrong_keys: set[str] = set()
         self.values: list[dict[str, Any]] = []
         self._layers = Layers(config, source, overrides, self.problems)
         self._met: set[Keys] = set()
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """See `Study.base`."""
+        varied = (*self.config.grid, *self.config.sample)
+        changes = changed(self._layers.base, settings_of({}))
+        return {key: value for key, value in changes.items() if not is_below(key, varied)}
 
     def trials(self) -> tuple[Trial, ...]:
         cells = [cell for name in self.config.variants for cell in self._cells(name)]
@@ -116,13 +134,20 @@ class _Expansion:
                     break
                 axes[axis] = value
             else:
-                cell = self._tuned(name, axes, cell)
+                tuned = self._tuned(name, axes, cell)
+                if tuned is not None:
+                    cell = self._with_found(cell, tuned.found, self.problems)
                 self._check_ends(name, axes, cell)
                 for sample in self._samples((name, *map(str, axes.values()))):
-                    yield self._cell(name, axes, cell, sample)
+                    yield self._cell(name, axes, cell, sample, tuned)
 
     def _cell(
-        self, name: str, axes: dict[str, Any], cell: Source, sample: SearchSample | None
+        self,
+        name: str,
+        axes: dict[str, Any],
+        cell: Source,
+        sample: SearchSample | None,
+        tuned: Tuned | None = None,
     ) -> _Cell:
         """Return a cell with the values of a sample, of `when` and of the command line."""
         for key, value in sample.values.items() if sample is not None else ():
@@ -132,7 +157,8 @@ class _Expansion:
         self._met |= {("when", index, "if") for index in met}
         self.problems += self._wrong_columns(name, axes, sample, cell)
         values = resolved_values(name, cell.value)
-        return _Cell(name, self.config.variants[name], axes, sample, cell, values)
+        own = {} if sample is None else self._layers.own(name, met)
+        return _Cell(name, self.config.variants[name], axes, sample, cell, values, own, tuned)
 
     def _samples(self, cell: CellName) -> list[SearchSample | None]:
         """Return the known samples of a row and grid cell; a single None without sampling."""
@@ -157,19 +183,45 @@ class _Expansion:
                 except StudyError as error:
                     self.problems += error.problems
 
-    def _tuned(self, name: str, axes: Mapping[str, Any], cell: Source) -> Source:
-        """Return a cell with the values that a search found for it."""
+    def _tuned(self, name: str, axes: Mapping[str, Any], cell: Source) -> Tuned | None:
+        """Return what a search found for a cell; see `choose`."""
         result = self.config.search_result
         if result is None:
-            return cell
+            return None
         values = resolved_values(name, self._layers.overridden(cell).value)
-        found = found_sample(result, name, values)
-        if found is None:
-            self.untuned.append(", ".join([name, *map(str, axes.values())]))
-            return cell
+        rows = [row for row in result.rows if holds(row.axes, values)]
+        rows.sort(key=lambda row: row.variant != name)
+        matches = ((row, self._match(result, row, name, axes, cell)) for row in rows)
+        tuned, problem = choose(result, name, matches)
+        if problem:
+            location = self.source.location(("variants", name, "set"))
+            self.problems.append(Problem(location, problem))
+        return tuned
+
+    def _match(
+        self,
+        result: SearchResult,
+        row: FoundSample,
+        name: str,
+        axes: Mapping[str, Any],
+        cell: Source,
+    ) -> Tuned | Differences:
+        """Return what a cell takes from a row of a search, or by what it is another row."""
+        if row.set is None:
+            return Tuned(row, by_name=True, others={})
+        tuned, met = self._layers.conditioned(name, self._with_found(cell, row, []))
+        settings = settings_of(tuned.value)
+        shown = {key: each for key, each in settings.items() if is_below(key, axes)}
+        own, base = self._layers.own(name, met), self._layers.base | shown
+        return compare(result, row, TableCell(settings, own, base, self._layers.fixed))
+
+    def _with_found(self, cell: Source, found: FoundSample, problems: list[Problem]) -> Source:
+        """Return a cell with the values of a sample that a search found."""
+        result = self.config.search_result
+        assert result is not None
         location = self.source.location(("from_search", "rows", result.rows.index(found)))
         for key, value in found.values.items():
-            cell = with_value(cell, key, value, location, self.problems)
+            cell = with_value(cell, key, value, location, problems)
         return cell
 
     def _wrong_columns(
@@ -239,6 +291,8 @@ class _Expansion:
                 reference=next(iter(references), None),
                 entered=next((score for score in entered if score.seed == seed), None),
                 sample=cell.sample,
+                own=cell.own,
+                tuned=cell.tuned,
             )
 
     def _held_out(self, data: DataConfig, fold: int | None) -> DataConfig:
@@ -262,16 +316,15 @@ class _Expansion:
 class Expanded:
     """The trials of a study in the order of its file, and what is wrong with them.
 
-    unused: conditions that no cell meets, if there are no other problems. untuned: the cells for
-    which `from_search` has no values. unneeded: keys of the entries of extended files whose
-    condition no cell meets.
+    unused: conditions that no cell meets, if there are no other problems. unneeded: keys of the
+    entries of extended files whose condition no cell meets. base: see `Study`.
     """
 
     trials: tuple[Trial, ...]
     problems: list[Problem]
     unused: list[Problem]
-    untuned: list[str]
     unneeded: frozenset[Keys]
+    base: dict[str, Any]
 
 
 def expand(
@@ -295,7 +348,7 @@ def expand(
         for keys, condition in expansion.unmet(inherited=True)
         if config.sample.keys().isdisjoint(condition)  # or else a later sample may meet it
     )
-    return Expanded(trials, expansion.problems, unused, expansion.untuned, unneeded)
+    return Expanded(trials, expansion.problems, unused, unneeded, expansion.base)
 
 
 def _contains(value: Any, part: Any) -> bool:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.study.conditions import holds, resolved_values
+from orchestrator.study.conditions import VARIANT, holds, resolved_values
 from orchestrator.study.config import StudyConfig
-from orchestrator.study.overlay import overlay, without_unknown_keys
+from orchestrator.study.overlay import dotted_leaves, overlay, without_unknown_keys
+from orchestrator.study.search_match import changed, settings_of
 from orchestrator.study.yaml_source import Keys, Problem, Source, SourceLocation, single_value
 
 
@@ -31,6 +32,11 @@ class Layers:
         self._conditionals = [
             _partial(source, ("when", index, "set"), problems) for index in range(len(config.when))
         ]
+        self._own: dict[tuple[str, tuple[int, ...]], dict[str, Any]] = {}
+        #: The settings of the base, with the overrides of the command line.
+        self.base = settings_of(self.overridden(self._base).value)
+        #: The dotted keys that the command line sets.
+        self.fixed = [key for one in self._overrides for key in dotted_leaves(one.value)]
 
     def row(self, name: str) -> Source:
         """Return the base with the `set` of a row."""
@@ -52,6 +58,17 @@ class Layers:
                 met.append(index)
                 cell = overlay(cell, self._conditionals[index])
         return self.overridden(cell), tuple(met)
+
+    def own(self, name: str, met: Sequence[int]) -> dict[str, Any]:
+        """Return what a row changes in the base, by dotted key: by its `set`, and by those of the
+        parts `met` of `when` that name it."""
+        named = tuple(index for index in met if VARIANT in self._config.when[index].condition)
+        if (name, named) not in self._own:
+            row = self.row(name)
+            for index in named:
+                row = overlay(row, self._conditionals[index])
+            self._own[name, named] = changed(settings_of(self.overridden(row).value), self.base)
+        return self._own[name, named]
 
 
 def with_value(

@@ -164,7 +164,7 @@ class _Loaded:
             *expanded.unused,
             *overlapping_splits(trials, source),
             *ignored_powers(trials, source),
-            *search_warnings(config, source, expanded.untuned),
+            *search_warnings(config, source, trials),
         )
         overridden = [
             f"{key}={text}"
@@ -179,6 +179,7 @@ class _Loaded:
             warnings,
             trials,
             tuple(overridden),
+            expanded.base,
             self.study,
         )
 

@@ -6,17 +6,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from orchestrator.study.conditions import holds
 from orchestrator.study.config import StudyConfig
 from orchestrator.study.overlay import dotted_leaves, unknown_key
 from orchestrator.study.sampling import MAX_SAMPLES, range_text
+from orchestrator.study.search_match import Differences, differences_text, is_below
 from orchestrator.study.search_result import FILE, FoundSample, SearchResult
+from orchestrator.study.study import Trial
 from orchestrator.study.validation import as_json
 from orchestrator.study.yaml_source import Keys, Problem, Source, read_yaml
 
 _FROM_SEARCH = "from_search"
 # Keys that decide how a trial is scored, so that samples of them could not be compared.
 _SCORING = ("evaluation", "data.dataset", "data.validation_split", "data.train_split")
+
+#: Settings that a table commonly has otherwise than its search: it trains longer, on more images.
+OF_THE_TABLE = (
+    *("training.epochs", "training.steps", "evaluation"),
+    *("data.train_split", "data.validation_split"),
+)
 
 
 def with_search_result(source: Source, problems: list[Problem]) -> Source:
@@ -65,10 +72,10 @@ def _sample(config: StudyConfig, source: Source) -> Iterator[Problem]:
             yield problem
         elif key in config.grid:
             yield Problem(location, f"`{key}` is sampled and also an axis of the grid; remove one")
-        elif _below(key, _SCORING):
+        elif is_below(key, _SCORING):
             message = f"`{key}` decides how samples are scored, so it cannot be sampled"
             yield Problem(location, f"{message}; use the grid")
-        elif _below(key, [other for other in config.sample if other != key]):
+        elif is_below(key, [other for other in config.sample if other != key]):
             yield Problem(location, f"`{key}` is part of another sampled key; remove one")
     yield from _set_elsewhere(config, source, config.sample, "sampled")
 
@@ -137,7 +144,7 @@ def _found(config: StudyConfig, source: Source) -> Iterator[Problem]:
             problem = unknown_key(key, written)
             if problem is not None:
                 yield problem
-            elif _below(key, _SCORING):
+            elif is_below(key, _SCORING):
                 message = f"`{key}` decides how trials are scored, so a search cannot set it"
                 yield Problem(written, message)
             elif key not in result.ranges:
@@ -163,7 +170,7 @@ def _set_elsewhere(
         if override not in source.locations:
             continue
         for leaf in dotted_leaves(source.subtree(override).value):
-            if _below(leaf, list(keys)) or any(key.startswith(f"{leaf}.") for key in keys):
+            if is_below(leaf, list(keys)) or any(key.startswith(f"{leaf}.") for key in keys):
                 message = (
                     f"`{'.'.join(map(str, override))}` sets `{leaf}`, which is {what}; set it in "
                     "`base`, or in neither"
@@ -171,51 +178,83 @@ def _set_elsewhere(
                 yield Problem(source.location((*override, *leaf.split("."))), message)
 
 
-def search_warnings(config: StudyConfig, source: Source, untuned: Sequence[str]) -> list[Problem]:
-    """Return a warning if some rows have no values in `from_search`, or fewer samples."""
+def search_warnings(config: StudyConfig, source: Source, trials: Sequence[Trial]) -> list[Problem]:
+    """Return warnings about what the trials of a table take from `from_search`."""
     result = config.search_result
     if result is None:
         return []
-    others = [row.variant for row in result.rows if row.variant not in config.variants]
-    lines = [*untuned_lines(result, untuned), *unequal_lines(result, config.variants)]
+    untuned = dict.fromkeys(", ".join(each.cell) for each in trials if each.tuned is None)
+    lines = tuning_lines(result, trials, list(untuned))
+    known = {*config.variants, *(found.variant for _, found in _taken(trials))}
+    others = dict.fromkeys(row.variant for row in result.rows if row.variant not in known)
     if others:
-        names = ", ".join(dict.fromkeys(others))
+        names = ", ".join(others)
         lines.append(f"search {result.search!r} has values for rows that this study lacks: {names}")
     return [Problem(source.location((_FROM_SEARCH,)), line) for line in lines]
 
 
-def found_sample(
-    result: SearchResult, variant: str, values: Mapping[str, Any]
-) -> FoundSample | None:
-    """Return the sample that a search found for a cell; None if there is none. values: of the
-    cell's experiment, nested by key."""
-    rows = (row for row in result.rows if row.variant == variant)
-    return next((row for row in rows if holds(row.axes, values)), None)
-
-
-def untuned_lines(result: SearchResult, untuned: Sequence[str]) -> list[str]:
-    """Return a sentence about the rows that a search has no values for."""
-    if not untuned:
-        return []
+def tuning_lines(
+    result: SearchResult, trials: Sequence[Trial], untuned: Sequence[str]
+) -> list[str]:
+    """Return sentences about rows that were not tuned alike, or not as this table trains them.
+    untuned: names of those without values."""
     return [
-        f"search {result.search!r} has no values for {'; '.join(untuned)}, so rows that were tuned "
-        "are compared with rows that were not"
+        *_untuned_lines(result, untuned),
+        *_unequal_lines(result, trials),
+        *_by_name_lines(result, trials),
+        *_base_lines(result, trials),
     ]
 
 
-def unequal_lines(result: SearchResult, variants: Mapping[str, Any]) -> list[str]:
-    """Return a sentence if the rows of a study were tuned with different numbers of samples."""
-    tried: dict[int, list[str]] = {}
-    for row in result.rows:
-        if row.variant in variants:
-            name = ", ".join([row.variant, *map(str, row.axes.values())])
-            tried.setdefault(row.tried, []).append(name)
-    if len(tried) < 2:
-        return []
-    listed = "; ".join(f"{count}: {', '.join(names)}" for count, names in sorted(tried.items()))
-    return [f"search {result.search!r} tried different numbers of samples ({listed})"]
+def _untuned_lines(result: SearchResult, untuned: Sequence[str]) -> Iterator[str]:
+    if untuned:
+        yield (
+            f"search {result.search!r} has no values for {'; '.join(untuned)}, so rows that were "
+            "tuned are compared with rows that were not"
+        )
 
 
-def _below(key: str, others: Sequence[str]) -> bool:
-    """Whether a dotted key is one of the others, or below one."""
-    return any(key == other or key.startswith(f"{other}.") for other in others)
+def _unequal_lines(result: SearchResult, trials: Sequence[Trial]) -> Iterator[str]:
+    tried: dict[int, dict[str, None]] = {}
+    for trial, found in _taken(trials):
+        name = ", ".join([trial.variant, *map(str, found.axes.values())])
+        tried.setdefault(found.tried, {})[name] = None
+    if len(tried) > 1:
+        listed = "; ".join(f"{count}: {', '.join(names)}" for count, names in sorted(tried.items()))
+        yield f"search {result.search!r} tried different numbers of samples ({listed})"
+
+
+def _by_name_lines(result: SearchResult, trials: Sequence[Trial]) -> Iterator[str]:
+    names = dict.fromkeys(t.variant for t in trials if t.tuned is not None and t.tuned.by_name)
+    if names:
+        yield (
+            f"the file of search {result.search!r} does not say what its rows set, so they were "
+            f"matched by name alone ({', '.join(names)}); the report of the search writes it anew"
+        )
+
+
+def _base_lines(result: SearchResult, trials: Sequence[Trial]) -> Iterator[str]:
+    differing = base_differences(trials)
+    unexpected = {key: each for key, each in differing.items() if not is_below(key, OF_THE_TABLE)}
+    if unexpected:
+        yield (
+            f"search {result.search!r} had other settings than this table: "
+            f"{differences_text(unexpected)}"
+        )
+
+
+def base_differences(trials: Sequence[Trial]) -> Differences:
+    """Return the settings that no row changes in which a search differs from its table."""
+    return {
+        key: each
+        for trial in trials
+        if trial.tuned is not None
+        for key, each in trial.tuned.others.items()
+    }
+
+
+def _taken(trials: Sequence[Trial]) -> Iterator[tuple[Trial, FoundSample]]:
+    """Yield the trials that take values from a search, with these."""
+    for trial in trials:
+        if trial.tuned is not None:
+            yield trial, trial.tuned.found

@@ -19,6 +19,9 @@ class FoundSample:
     """The best sample of one row in one cell of the grid.
 
     variant: the row.
+    set: what the row changes in the search's `base`, by dotted key: by its own `set`, and by the
+        parts of `when` that name it. A table's row that sets the same takes these values, whatever
+        its name; without this key, the row of the same name does.
     axes: the grid's values, by dotted key; empty without a grid.
     values: the best values, by dotted key.
     sample: number of the best sample.
@@ -29,6 +32,7 @@ class FoundSample:
     __pydantic_config__ = {"extra": "forbid"}
 
     variant: str
+    set: dict[str, Any] | None = field(default=None, kw_only=True)
     values: dict[str, Any]
     sample: int
     score: float
@@ -56,6 +60,8 @@ class SearchResult:
     split: on whose images it was chosen.
     seeds: that each sample was trained with.
     folds: number of folds of each seed; none without folds.
+    base: settings that its rows started from, by dotted key, without defaults and without what the
+        grid and the ranges set.
     ranges: what was sampled, by dotted key.
     rows: the best sample of each row that has one.
     """
@@ -68,6 +74,7 @@ class SearchResult:
     metric: str
     split: str
     seeds: tuple[int, ...]
+    base: dict[str, Any] | None = field(default=None, kw_only=True)
     ranges: dict[str, RangeConfig]
     rows: tuple[FoundSample, ...]
     folds: int | None = None
@@ -79,6 +86,8 @@ class SearchResult:
             raise ValueError("seeds must have at least one seed, received none")
         if self.folds is not None and self.folds < 2:
             raise ValueError(f"folds must be at least 2, received {self.folds}")
+        if self.base is None and any(row.set is not None for row in self.rows):
+            raise ValueError("rows have `set`, which needs `base`, the settings that it changes")
 
     def as_yaml(self) -> str:
         """Return the content of the file."""
@@ -87,9 +96,15 @@ class SearchResult:
             key: {name: each for name, each in limits.items() if each is not None}
             for key, limits in values["ranges"].items()
         }
-        if self.folds is None:
-            del values["folds"]
+        values["rows"] = [_without_unknown(row) for row in values["rows"]]
+        values = _without_unknown(values)
         return _HEADER.format(file=FILE) + dump_yaml(_plain(values), width=90, flow_lists=True)
+
+
+def _without_unknown(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of the file without those that have no value."""
+    optional = ("folds", "base", "set")
+    return {key: each for key, each in values.items() if each is not None or key not in optional}
 
 
 def _plain(value: Any) -> Any:

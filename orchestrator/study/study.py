@@ -8,6 +8,7 @@ from orchestrator.study.config import StudyConfig
 from orchestrator.study.published import EnteredScore, Reference
 from orchestrator.study.repetition import Repetition
 from orchestrator.study.sampling import CellName, SearchSample
+from orchestrator.study.search_match import Tuned
 from orchestrator.study.yaml_source import Problem
 from pipelines.training.experiment import Experiment
 
@@ -18,7 +19,8 @@ class Trial:
     a name unique in its study.
 
     reference: published values for this cell. entered: score of this trial entered by hand.
-    sample: of a search that samples.
+    sample: of a search that samples. own: what the trial's row changes in the base, by dotted key;
+    empty unless the study samples. tuned: what the trial takes from a search.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Trial:
     reference: Reference | None
     entered: EnteredScore | None = None
     sample: SearchSample | None = None
+    own: dict[str, Any] = field(default_factory=dict)
+    tuned: Tuned | None = None
 
     @property
     def cell(self) -> CellName:
@@ -53,7 +57,8 @@ class Study:
 
     text: the study file as written. resolved: the study merged with the files it extends, as YAML,
     with a comment for each `--set` and without inherited entries whose condition no cell meets.
-    warnings: problems that do not prevent running the study.
+    warnings: problems that do not prevent running the study. base: the settings that all rows start
+    from, by dotted key, without defaults and without what the grid and the samples set.
     all_trials: includes the trials that `--only` leaves out. overridden: each `--set` that changes
     the table. with_samples: returns the study with the given samples of each cell in addition to
     the random ones.
@@ -66,6 +71,7 @@ class Study:
     warnings: tuple[Problem, ...] = ()
     all_trials: tuple[Trial, ...] = ()
     overridden: tuple[str, ...] = ()
+    base: dict[str, Any] = field(default_factory=dict)
     with_samples: Callable[[Mapping[CellName, Sequence[SearchSample]]], "Study"] | None = field(
         default=None, compare=False, repr=False
     )

@@ -14,7 +14,8 @@ from orchestrator.bundle.check import bundled_study
 from orchestrator.bundle.content import Bundle, pack_directory
 from orchestrator.bundle.saved_models import missing_weights
 from orchestrator.study.load import load_study
-from orchestrator.study.sampling import SearchSample
+from orchestrator.study.sampling import RangeConfig, SearchSample
+from orchestrator.study.search_result import FoundSample, SearchResult
 from pipelines.data.dataset import open_dataset
 from pipelines.preparation.embedded import prepare_streets
 from tests.support.fabricated_studies import PLAIN, fabricate, fabricate_study, write_study
@@ -72,6 +73,34 @@ def test_bundle_of_a_search_has_its_samples(
     assert runs[f"{second}, sample 2"].sample == SearchSample(2, {key: 0.2})
     assert (out / "tables" / "found.yaml").is_file()
     capsys.readouterr()
+    assert main([str(out), "--check"]) == 0
+    assert "no problems" in capsys.readouterr().out
+
+
+def test_bundle_of_a_tuned_table_has_what_its_search_found(
+    tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its rows have had other names in the search."""
+    key = "training.learning_rate"
+    found = SearchResult(
+        *("tune", "random", 2, "miou", "val", (0,)),
+        ranges={key: RangeConfig(log=(1e-3, 1))},
+        rows=(
+            FoundSample("b", {key: 0.25}, 1, 50.0, 2, set={}),
+            FoundSample("a", {key: 0.125}, 0, 40.0, 2, set={"model.flows": []}),
+        ),
+        base={"data.dataset": str(small_streets), "training.epochs": 2},
+    )
+    (tmp_path / "found.yaml").write_text(found.as_yaml())
+    file = fabricate_study(tmp_path, small_streets, PLAIN + "from_search: found.yaml\nseeds: [1]\n")
+    out = tmp_path / "written"
+    assert main([str(file), "--storage", str(own_store), "--out", str(out)]) == 0
+    table = (out / "tables" / "table.md").read_text()
+    assert "Rows that had another name in search 'tune': a was b, b was a." in table
+    study = load_study(out / "study.resolved.yaml")
+    assert study.config.search_result == found
+    rates = {t.variant: t.experiment.training.learning_rate for t in study.trials}
+    assert rates == {"a": 0.25, "b": 0.125}
     assert main([str(out), "--check"]) == 0
     assert "no problems" in capsys.readouterr().out
 

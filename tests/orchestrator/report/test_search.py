@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow.tracking import MlflowClient
 
 from orchestrator.report.__main__ import main
@@ -75,6 +76,18 @@ def test_the_best_sample_of_each_row_is_taken_to_a_table(search: Path, small_str
     result = table.config.search_result
     assert result is not None
     assert (result.search, result.samples, result.split, result.seeds) == ("tune", 5, "val", (0, 1))
+    assert result.base == {
+        "data.dataset": str(small_streets),
+        "data.crop": [64, 64],
+        "model.backbone": "dfnet1",
+        "model.channels": 8,
+        "training.epochs": 3,
+        "training.precision": "fp32",
+    }
+    assert {row.variant: row.set for row in result.rows} == {
+        "strong": {"model.flows": []},
+        "full": {},
+    }
     trials = {trial.name: trial for trial in load_study(_again(search, small_streets)).trials}
     for row in result.rows:
         means = {
@@ -166,6 +179,41 @@ def test_a_table_says_where_its_values_come_from(
     )
     warnings = "\n".join(report_of(path).read().notes.warnings)
     assert "Search 'tune' has no values for other" in warnings
+    assert "had other settings" not in warnings
+
+
+def test_a_table_says_how_its_rows_were_matched(
+    search: Path, small_streets: Path, tmp_path: Path
+) -> None:
+    document = report_of(_again(search, small_streets))
+    found = str(document.documents(document.read())[FILE])
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / FILE).write_text(found)
+    exchanged = TABLE.replace("full", "new").replace("strong", "full").replace("new", "strong")
+    exchanged = exchanged.replace("epochs: 3", "epochs: 4").replace("[64, 64]", "[32, 32]")
+    path = fabricate_study(tmp_path, small_streets, exchanged)
+    report = report_of(path).read()
+    notes = report.notes
+    assert "Other settings in search 'tune': `training.epochs` is 3 there and 4 here." in (
+        notes.footnotes
+    )
+    renamed = "Rows that had another name in search 'tune': full was strong, strong was full."
+    assert renamed in notes.footnotes
+    crops = "`data.crop` is [64, 64] there and [32, 32] here"
+    assert f"Search 'tune' had other settings than this table: {crops}." in notes.warnings
+    best = {row["variant"]: row["values"] for row in yaml.safe_load(found)["rows"]}
+    for row in report.rows:
+        before = "strong" if row.variant == "full" else "full"
+        rate = row.results[0].trial.experiment.training.learning_rate
+        assert rate == best[before]["training.learning_rate"]
+
+    content = yaml.safe_load(found)
+    rows = [{k: v for k, v in row.items() if k != "set"} for row in content["rows"]]
+    old = {k: v for k, v in content.items() if k != "base"} | {"rows": rows}
+    (tmp_path / "report" / FILE).write_text(yaml.safe_dump(old))
+    notes = report_of(path).read().notes
+    assert any("matched by name alone (full, strong)" in line for line in notes.warnings)
+    assert renamed not in notes.footnotes
 
 
 def test_samples_with_the_same_values_count_their_hours_once(

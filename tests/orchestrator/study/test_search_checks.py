@@ -26,6 +26,7 @@ seeds: [1, 2]
 from_search: results/found.yaml
 """
 RATE, OPTIMIZER = "training.learning_rate", "training.optimizer"
+BACKBONE = "model.backbone"
 
 
 def found(**changes: Any) -> SearchResult:
@@ -33,7 +34,8 @@ def found(**changes: Any) -> SearchResult:
     rows = tuple(
         FoundSample(
             variant=variant,
-            axes={"model.backbone": backbone},
+            set={} if variant == "a" else {"model.flows": []},
+            axes={BACKBONE: backbone},
             values={RATE: rate, OPTIMIZER: optimizer},
             sample=3,
             score=50.0,
@@ -53,6 +55,12 @@ def found(**changes: Any) -> SearchResult:
         "metric": "miou",
         "split": "val",
         "seeds": (0,),
+        "base": {
+            "data.crop": [32, 32],
+            "model.channels": 8,
+            "training.epochs": 3,
+            "training.precision": "fp32",
+        },
         "ranges": {
             RATE: RangeConfig(log=(1e-4, 1.0)),
             OPTIMIZER: RangeConfig(choice=("sgd", adamw)),
@@ -81,8 +89,7 @@ def test_each_cell_takes_its_own_sample(tmp_path: Path) -> None:
     study = load(tmp_path, found())
     assert study.config.search_result == found()
     rates = {
-        (t.variant, t.axes["model.backbone"]): t.experiment.training.learning_rate
-        for t in study.trials
+        (t.variant, t.axes[BACKBONE]): t.experiment.training.learning_rate for t in study.trials
     }
     assert rates == {
         ("a", "dfnet1"): 0.1,
@@ -91,8 +98,7 @@ def test_each_cell_takes_its_own_sample(tmp_path: Path) -> None:
         ("b", "resnet18"): 0.0004,
     }
     names = {
-        (t.variant, t.axes["model.backbone"]): t.experiment.training.optimizer_config
-        for t in study.trials
+        (t.variant, t.axes[BACKBONE]): t.experiment.training.optimizer_config for t in study.trials
     }
     assert names["a", "dfnet1"].name == "sgd"
     assert names["b", "dfnet1"].arguments == {"eps": 1e-6}
@@ -150,7 +156,7 @@ def test_a_table_may_extend_its_search(tmp_path: Path) -> None:
 
 def test_rows_that_were_not_tuned_alike_are_named(tmp_path: Path) -> None:
     one = found().rows
-    fewer = FoundSample("b", {RATE: 0.1}, 0, 1.0, tried=5, axes={"model.backbone": "dfnet1"})
+    fewer = replace(found().rows[2], tried=5)
     study = load(tmp_path, found(rows=(one[0], one[1], fewer)))
     text = "\n".join(each.message for each in study.warnings)
     assert "search 'tune' has no values for b, resnet18" in text
@@ -163,9 +169,14 @@ def test_rows_that_were_not_tuned_alike_are_named(tmp_path: Path) -> None:
 
 
 def test_a_search_without_a_grid_tunes_all_cells(tmp_path: Path) -> None:
-    rows = (FoundSample("a", {RATE: 0.25}, 0, 1.0, 8), FoundSample("b", {RATE: 0.75}, 0, 1.0, 8))
-    study = load(tmp_path, found(rows=rows))
+    a, _, b, _ = found().rows
+    rows = (replace(a, values={RATE: 0.25}, axes={}), replace(b, values={RATE: 0.75}, axes={}))
+    study = load(tmp_path, found(rows=rows, base={**(found().base or {}), BACKBONE: "dfnet1"}))
     assert [t.experiment.training.learning_rate for t in study.trials] == [0.25] * 4 + [0.75] * 4
+    assert [each.message for each in study.warnings] == [
+        "search 'tune' had other settings than this table: "
+        '`model.backbone` is "dfnet1" there and "resnet18" here'
+    ]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +221,8 @@ def test_wrong_tables(tmp_path: Path, old: str, new: str, message: str) -> None:
         ("samples: 8", "samples: 0", "samples must be at least 1, received 0"),
         ("seeds: [0]", "seeds: []", "seeds must have at least one seed"),
         ("method: random", "method: magic", "known: random, tpe"),
+        ("base:", "bas:", "bas"),
+        (found().as_yaml().partition("ranges:")[0].partition("base:")[2], " null\n", "`base`"),
     ],
 )
 def test_wrong_files(tmp_path: Path, old: str, new: str, message: str) -> None:
