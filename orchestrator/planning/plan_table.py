@@ -1,7 +1,7 @@
 """Prints the plan of a study: its trials with state and cost, and the totals (`--plan`)."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.cells import cell_len, chop_cells, set_cell_size
@@ -206,7 +206,7 @@ def _wide_columns(trial: TrialForecast) -> list[str]:
     if trial.estimate is None:
         return ["", "", size_text(trial.disk)]
     return [
-        _interval(trial.estimate),
+        _interval(trial.estimate, duration),
         _hours(trial.device_hours),
         size_text(trial.disk),
     ]
@@ -230,25 +230,21 @@ def _totals(plan: StudyPlan) -> Table:
         to_start = ", ".join(f"{count} x {name}" for name, count in launch.machines.items())
         table.add_row("machines", to_start or "none", "to start, besides the connected ones")
     hours = forecast.device_hours
-    table.add_row("wall time", duration(wall.value), f"{_interval(wall)}, for the whole command")
+    table.add_row("wall time", *_with_interval(wall, duration, "for the whole command"))
     parts = "starting, preflight, report" if overhead.preflight else "starting, report"
     basis = "timed by earlier studies" if overhead.measured else "a rough allowance"
     table.add_row("- outside trials", duration(overhead.seconds), f"{parts}: {basis}")
     table.add_row(
         "longest trial", duration(forecast.longest.value), "lower bound, however many machines"
     )
-    table.add_row(
-        _hours_of(placement),
-        _hours(hours.value),
-        f"{_hours(hours.low)} to {_hours(hours.high)}",
-    )
+    table.add_row(_hours_of(placement), *_with_interval(hours, _hours))
     table.add_row(
         "disk", size_text(forecast.disk), "checkpoints, and weights in the tracking store"
     )
     if forecast.cost is not None:
         cost, price = forecast.cost, study.config.resources.price_per_gpu_hour
-        interval = f"{cost.low:.2f} to {cost.high:.2f}, at {price:g} per GPU-hour"
-        table.add_row("cost", f"{cost.value:.2f}", interval)
+        note = f"at {price:g} per GPU-hour"
+        table.add_row("cost", *_with_interval(cost, "{:.2f}".format, note))
     if launch is not None and launch.price is not None:
         for row in _price_rows(launch.price, wall.high / 3600, study.config.limits.wall_hours):
             table.add_row(*row)
@@ -319,8 +315,18 @@ def _device_of(placement: Placement) -> str:
     return "GPU" if placement.device == "cuda" else "worker"
 
 
-def _interval(estimate: Estimate) -> str:
-    return f"{duration(estimate.low)} to {duration(estimate.high)}"
+def _interval(estimate: Estimate, text: Callable[[float], str]) -> str:
+    """Return the interval of an estimate; a single value if its ends are the same as text."""
+    low, high = text(estimate.low), text(estimate.high)
+    return low if low == high else f"{low} to {high}"
+
+
+def _with_interval(
+    estimate: Estimate, text: Callable[[float], str], note: str = ""
+) -> tuple[str, str]:
+    """Return an estimate as text, and its interval, unless it is that text, with a note."""
+    value, interval = text(estimate.value), _interval(estimate, text)
+    return value, ", ".join(part for part in (interval, note) if part and part != value)
 
 
 def size_text(amount: float) -> str:

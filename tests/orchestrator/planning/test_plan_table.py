@@ -1,9 +1,12 @@
 """`--plan` prints a study's forecast without training."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 
 from orchestrator.planning.estimate import Estimate
@@ -44,6 +47,42 @@ def printed(plan: StudyPlan, width: int = 120) -> str:
     with console.capture() as capture:
         show_plan(plan, console)
     return capture.get()
+
+
+@given(
+    value=st.floats(0, 1e6),
+    below=st.floats(0, 1),
+    above=st.floats(1, 10),
+    price=st.floats(0.01, 100),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_interval_has_equal_ends(
+    file: Path, value: float, below: float, above: float, price: float
+) -> None:
+    plan = plan_of(file)
+    estimate = Estimate(value, value * below, value * above)
+    forecast = replace(
+        plan.forecast,
+        wall=estimate,
+        device_hours=estimate.scaled(1 / 3600),
+        cost=estimate.scaled(price / 3600),
+        trials=tuple(replace(each, estimate=estimate) for each in plan.forecast.trials),
+    )
+    text = printed(replace(plan, forecast=forecast), 200)
+    assert not re.findall(r"(?<![\d.])(\d[\d.]*(?: \w+)?(?: \d+ min)?) to \1(?![\d.])", text)
+
+
+def test_an_interval_without_a_width_is_its_value(file: Path) -> None:
+    plan = plan_of(file)
+    exact = Estimate(130.0, 128.0, 133.0)
+    trials = tuple(replace(each, estimate=exact) for each in plan.forecast.trials)
+    forecast = replace(plan.forecast, wall=exact, device_hours=exact, trials=trials)
+    overhead = Overhead(start=0.0, preflight=0.0, end=0.0, measured=True)
+    lines = printed(replace(plan, forecast=forecast, overhead=overhead), 200).splitlines()
+    words = {line.split()[0]: " ".join(line.split()) for line in lines if line.strip()}
+    assert words["wall"] == "wall time 2 min for the whole command"
+    (row,) = [line for line in lines if "full, seed 1" in line]
+    assert " 2 min 2 min " in " ".join(row.split())  # the time, and its interval
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
