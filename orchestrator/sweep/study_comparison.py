@@ -35,7 +35,8 @@ _CONDITIONS = (
 
 @dataclass(frozen=True)
 class _Side:
-    """One of the studies. name: as the user wrote it. rows: of its table."""
+    """One of the studies, with the recorded samples of a search. name: as the user wrote it. rows:
+    of its table."""
 
     name: str
     study: Study
@@ -70,11 +71,11 @@ def compare_studies(options: argparse.Namespace, console: Console) -> int:
 def _read(store: TrackingStore, name: str) -> _Side:
     """Read a study of the tracking store, or a study file. Raises TrackingError or StudyError."""
     if name.endswith((".yaml", ".yml")):
-        study = load_study(Path(name))
-        return _Side(name, study, StudyReport(study, store).read().rows)
+        report = StudyReport(load_study(Path(name)), store).read()
+        return _Side(name, report.study, report.rows)
     with recorded_study(store, find_study(store, name)) as (file, options):
-        study = load_study(file, options.overrides)
-        return _Side(name, study, StudyReport(study, store).read().rows)
+        report = StudyReport(load_study(file, options.overrides), store).read()
+        return _Side(name, report.study, report.rows)
 
 
 def _setting_differences(first: Study, second: Study) -> Iterator[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.studies import main
 from orchestrator.study.load import load_study
+from orchestrator.study.sampling import SearchSample
 from tests.support.fabricated_studies import PLAIN, fabricate, fabricate_study, write_study
 
 OTHER = PLAIN.replace("study: plain", "study: other").replace("epochs: 3", "epochs: 4")
@@ -55,3 +56,26 @@ def test_equal_samples_of_searches_are_compared(
     output = capsys.readouterr().out
     assert output.count("same runs") == 4
     assert all(f"{row}, sample {number} " in output for row in "ab" for number in range(2))
+
+
+def test_samples_by_scores_are_compared_and_named_where_one_study_lacks_them(
+    tmp_path: Path, small_streets: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = "training.learning_rate"
+    text = PLAIN.replace("compare_to: a", "kind: search")
+    text += (
+        f"sample: {{{key}: {{log: [1e-3, 1]}}}}\nsamples: {{count: 4, method: tpe, startup: 1}}\n"
+    )
+    for name, numbers in (("plain", (1,)), ("other", (1, 2, 3))):
+        study = load_study(write_study(tmp_path, small_streets, text.replace("plain", name)))
+        assert study.with_samples is not None
+        rate = 0.1 if name == "plain" else 0.2
+        later = {(row,): [SearchSample(n, {key: rate * n}) for n in numbers] for row in "ab"}
+        fabricate(study.with_samples(later), own_store)
+    assert main(["compare", "plain", "other", "--storage", str(own_store)]) == 0
+    output = capsys.readouterr().out
+    alone = "; ".join(f"{row}, sample {number}" for row in "ab" for number in (2, 3))
+    assert f"only in other: 4 trials: {alone}" in " ".join(output.split())
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines()]
+    assert [key, "0.1", "0.2", "2 of 4"] in cells
+    assert "only in plain" not in output
