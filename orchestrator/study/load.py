@@ -225,10 +225,13 @@ def _override(key: str, text: str) -> Source:
     if first not in keys and (problem := unknown_key(first, location, keys)):
         raise StudyError([problem])
     try:
-        value = parse_yaml(text, str(location)).value
+        parsed = parse_yaml(text, str(location))
     except StudyError as error:
         raise StudyError([Problem(location, each.message) for each in error.problems]) from None
-    return single_value(key, value, location)
+    if not parsed.locations:  # YAML reads nothing as null, which a user may not have meant
+        message = f"the value is empty; use {key}=null for no value, or {key}=\"''\" for empty text"
+        raise StudyError([Problem(location, message)])
+    return single_value(key, parsed.value, location)
 
 
 def _without_entry(source: Source, section: str, name: str) -> Source:

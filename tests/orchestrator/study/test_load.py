@@ -109,6 +109,30 @@ def test_overrides_that_change_no_result_keep_the_page(tmp_path: Path) -> None:
     assert load(tmp_path, files, overrides=overrides).overridden == ("seeds=[3]",)
 
 
+@pytest.mark.parametrize("key", ["compare_to", "from_search", "training.init", "model.backbone"])
+@pytest.mark.parametrize("text", ["", "  ", "# a comment"])
+def test_set_needs_a_value(tmp_path: Path, key: str, text: str) -> None:
+    """As of a variable of the shell that is not set. No value at all is written as `null`."""
+    files = {"recipe.yaml": RECIPE, "study.yaml": STUDY}
+    with pytest.raises(StudyError) as caught:
+        load(tmp_path, files, overrides=[(key, text)])
+    (problem,) = caught.value.problems
+    message = f"the value is empty; use {key}=null for no value, or {key}=\"''\" for empty text"
+    assert str(problem) == f"--set {key}={text}: {message}"
+
+
+@given(st.text(st.sampled_from(" \t\n#a'~\"nul"), max_size=6))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_only_a_written_null_removes_a_setting(tmp_path: Path, text: str) -> None:
+    files = {"recipe.yaml": RECIPE, "study.yaml": STUDY}
+    try:
+        study = load(tmp_path, files, overrides=[("compare_to", text)])
+    except StudyError:
+        return
+    assert study.config.compare_to is None
+    assert text.partition("#")[0].strip() in ("null", "~")
+
+
 def test_set_of_an_axis_leaves_one_column(tmp_path: Path) -> None:
     files = {"recipe.yaml": RECIPE, "study.yaml": STUDY}
     study = load(tmp_path, files, overrides=[("data.class_uniform", "0.25"), ("seeds", "[7]")])
