@@ -25,6 +25,7 @@ from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.budget import create_budget
 from orchestrator.sweep.evaluate_trials import evaluate_finished
 from orchestrator.sweep.figures import draw_study_figures
+from orchestrator.sweep.left_out import misnamed_trials
 from orchestrator.sweep.mirrors import check_mirrors
 from orchestrator.sweep.notification import check_notifications, message, send
 from orchestrator.sweep.refresh import ReportRefresher
@@ -58,9 +59,9 @@ class Extension:
 class SweepController:
     """One sweep over a study.
 
-    extended: returns a search with its next samples, None if there are none. began: when the
-    command began, by `time.monotonic`. finished: the finished runs by trial name.
-    failures: the causes of failures by trial name.
+    resolve: resolves the trials of a study. extended: returns a search with its next samples, None
+    if there are none. began: when the command began, by `time.monotonic`. finished: the finished
+    runs by trial name. failures: the causes of failures by trial name.
     """
 
     study: Study
@@ -72,6 +73,7 @@ class SweepController:
     cluster: Cluster
     planner: Planner
     report: StudyReport
+    resolve: Callable[[Study], Sequence[ResolvedTrial]]
     extended: Callable[
         [Study, Sequence[ResolvedTrial], Mapping[str, Decision]], Extension | None
     ] = field(default=lambda study, trials, decisions: None)
@@ -213,9 +215,11 @@ class SweepController:
     ) -> Mapping[str, Decision]:
         """Bring the runs of earlier commands in line with the study file; return the decisions
         with the updated runs."""
-        mark_superseded(study_run, self.trials, self._snapshot.trials)
+        recorded = self._snapshot.trials
+        others = misnamed_trials(self.study, self.trials, recorded, self.resolve)
+        mark_superseded(study_run, [*self.trials, *others], recorded)
         runs = {name: decision.run for name, decision in decisions.items() if decision.run}
-        if rename_runs(study_run, self.trials, runs):
+        if rename_runs(study_run, [*self.trials, *others], runs):
             decisions = self._reconcile()
         self._sync_links(study_run)
         return decisions

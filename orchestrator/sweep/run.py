@@ -88,6 +88,7 @@ def run_study(
             prepared.cluster,
             prepared.planner,
             study_report(prepared.study, prepared.store, prepared.trials),
+            prepared.resolve,
             prepared.extended,
             began,
         ).run()

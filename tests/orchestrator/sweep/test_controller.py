@@ -139,6 +139,7 @@ class SweptStudy:
                 cluster,
                 planner,
                 report,
+                self.resolved,
             ).run()
         finally:
             self.output = console.export_text()
@@ -194,6 +195,34 @@ def test_sweep_of_the_last_trials_finishes_the_study(swept_study: SweptStudy) ->
     assert swept_study.sweep()
     assert swept_study.parent_run.info.status == "FINISHED"
     assert swept_study.figures_drawn == 1
+
+
+@pytest.mark.slow
+def test_runs_of_rows_that_exchanged_their_names_are_renamed_at_once(
+    swept_study: SweptStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also the run of the row that `--only` leaves out."""
+    swept_study.train({"weak": 0.4, "strong": 0.6, "late": 0.5})
+    ids = {name: run_id for run_id, name in swept_study.names.items()}
+    text = swept_study.file.read_text()
+    for old, new in (("weak:", "third:"), ("late:", "weak:"), ("strong:", "late:")):
+        text = text.replace(f"  {old}", f"  {new}")
+    swept_study.file.write_text(text.replace("  third:", "  strong:"))
+    assert swept_study.sweep("weak")
+    client = swept_study.store.client
+    assert {name: client.get_run(ids[name]).data.tags["orchestrator.trial"] for name in ids} == {
+        "weak": "strong",
+        "strong": "late",
+        "late": "weak",
+    }
+    for run_id in ids.values():
+        tags = client.get_run(run_id).data.tags
+        assert "orchestrator.superseded" not in tags
+        name = tags["orchestrator.trial"]
+        assert tags["mlflow.note.content"].startswith(f"**{name}**")
+        assert client.get_run(run_id).info.run_name.startswith(f"{name}, ")
+    assert main(["status", "swept", "--storage", str(swept_study.file.parent)]) == 0
+    assert "3 finished" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -82,7 +82,8 @@ def controller(monkeypatch: pytest.MonkeyPatch) -> SweepController:
     monkeypatch.setattr(module, "train", lambda *_: {})
     options = ReconcileOptions()
     return SweepController(
-        study, context, options, placement, [trial()], store, cluster, planner, report
+        *(study, context, options, placement, [trial()], store, cluster, planner, report),
+        resolve=lambda _: [],
     )
 
 
