@@ -1,5 +1,6 @@
 """Storage of a command: files that every machine must reach, and files of this machine only."""
 
+import os
 import re
 import secrets
 import shutil
@@ -17,6 +18,8 @@ from pipelines.data.storage import expand_home, join_uri, locate
 from pipelines.errors import UserError
 from pipelines.wording import option
 
+# What every study writes to in its storage.
+_WRITTEN = ("artifacts", "locks", "logs", "mlflow.db", "mlflow.db.lock", "trials", "tune")
 _LOCAL_ROOT = Path("~/.cache/segmentation-orchestrator-runs")
 
 
@@ -46,8 +49,8 @@ class Storage:
         return Storage(expand_home(_LOCAL_ROOT) / name.strip("-"), text)
 
     def create(self) -> None:
-        """Create the local directory. Raises StorageError if it is not writable, or if the tracking
-        store could not record its name."""
+        """Create the local directory. Raises StorageError if it, or something that an earlier
+        command made in it, is not writable, or if the tracking store could not record its name."""
         if not _is_text(self.shared):
             raise StorageError(
                 f"{option('storage')} {self.shared!a} is not valid UTF-8; choose a directory with "
@@ -62,6 +65,12 @@ class Storage:
                 f"{option('storage')} {self.local}: cannot be written ({error.strerror}); choose "
                 "a directory that you can write to"
             ) from None
+        if refused := [name for name in _WRITTEN if _is_refused(self.local / name)]:
+            raise StorageError(
+                f"{option('storage')} {self.local}: you cannot write to {', '.join(refused)} in "
+                "it; ask the owner for write permission on all of it, or choose a storage of your "
+                "own"
+            )
 
     def at(self, name: str) -> str:
         """Return the path or URI of `name` in the shared storage."""
@@ -100,6 +109,14 @@ def unique_name() -> str:
     """Return a name that no other command takes, on whatever host or in whatever container; names
     sort by their time."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+
+
+def _is_refused(path: Path) -> bool:
+    """Whether an existing file or folder may not be written."""
+    if not path.exists():
+        return False
+    mode = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
+    return not os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _is_text(name: str) -> bool:

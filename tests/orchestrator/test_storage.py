@@ -1,12 +1,15 @@
 """`Storage`: the directory or bucket in which a command stores its files."""
 
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.storage import Storage, local_copy, unique_name
+from orchestrator.storage import Storage, StorageError, local_copy, unique_name
 from orchestrator.sweep.__main__ import main as sweep
 from pipelines.data.storage import join_uri
 
@@ -56,3 +59,42 @@ def test_uri_with_a_key_is_rejected_and_not_printed(
     output = capsys.readouterr().out
     assert output.count("a key in a URI") == 2
     assert "hush" not in output
+
+
+@pytest.fixture
+def another_user() -> Iterator[None]:
+    """Become a user without any rights on files of root."""
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(65534)
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+    os.setegid(0)
+    os.setgroups(groups)
+
+
+@pytest.fixture
+def roots_storage() -> Iterator[Path]:
+    """A storage of root, whose folder anyone may write to, but not what is in it."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        for name in ("artifacts", "lost+found", "trials"):
+            (Path(directory) / name).mkdir()
+        (Path(directory) / "mlflow.db").touch()
+        (Path(directory) / "trials").chmod(0o777)
+        Path(directory).chmod(0o777)
+        yield Path(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user; CI runs as root")
+def test_storage_of_another_user_names_everything_that_may_not_be_written(
+    roots_storage: Path, another_user: None
+) -> None:
+    with pytest.raises(StorageError, match=r"cannot write to artifacts, mlflow\.db in it; ask the"):
+        Storage.parse(str(roots_storage)).create()
+
+
+def test_storage_with_files_of_its_own_can_be_used_again(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "trials").symlink_to(tmp_path / "nowhere")
+    Storage.parse(str(tmp_path)).create()
