@@ -84,6 +84,9 @@ def _status_of(
         if error.filename is None and error.errno == errno.EFBIG:
             report("error", "a file exceeds the size limit; raise it (`ulimit -f`), and run again")
             return EXIT_FAILED
+        if error.filename is None and not _has_working_directory():
+            report("error", "the working directory was deleted; change to another one")
+            return EXIT_BAD_INPUT
         if error.filename is None:
             return _internal_error(error, report)
         place = error.filename2 or error.filename  # a copy names its source, then its destination
@@ -100,6 +103,14 @@ def _status_of(
         cause = next(iter(str(error).splitlines()), "") or type(error).__name__
         report("not enough memory", f"{cause}; sliding windows or smaller batches need less")
         return EXIT_FAILED
+
+
+def _has_working_directory() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _disk_full(report: Callable[[str, str], None]) -> int:

@@ -148,6 +148,19 @@ def test_full_disk_is_one_sentence(error: Exception, capsys: pytest.CaptureFixtu
     )
 
 
+def test_deleted_working_directory_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert run_command(lambda: len(os.getcwd())) == 2
+    message = "error: the working directory was deleted; change to another one\n"
+    assert capsys.readouterr().err == message
+    monkeypatch.chdir(tmp_path)
+
+
 def test_limited_file_size_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> int:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))  # as a write raises it
