@@ -19,7 +19,7 @@ COMMANDS = {
     "sweep": ("orchestrator.sweep.__main__", "train a study's missing trials and print its table"),
     "report": ("orchestrator.report.__main__", "write a study's tables and charts"),
     "bundle": ("orchestrator.bundle.__main__", "write, check or replay supplementary material"),
-    "studies": ("orchestrator.studies", "list, compare, follow, stop and resume studies"),
+    "studies": ("orchestrator.studies.__main__", "list, compare, follow, stop and resume studies"),
     "server": ("orchestrator.server", "serve MLflow from a file that is replicated to a bucket"),
     "evaluate": ("orchestrator.evaluate", "score a trained model on a data set"),
     "predict": ("orchestrator.predict", "predict the label maps of images"),

@@ -66,12 +66,12 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
             *("console", "storage", "context", "study", "tracking", "scheduling", "cluster"),
             *("planning", "training", "preflight", "evaluation", "report"),
         },
+        "studies": {"console", "storage", "study", "tracking", "training", "report", "sweep"},
         "bundle": {"console", "storage", "study", "tracking", "report", "sweep"},
         "evaluate": {"evaluation", "console"},
         "predict": {"evaluation", "console"},
         "figures": {"evaluation", "console"},
         "export": {"evaluation", "console"},
-        "studies": {"console", "tracking", "sweep"},
         "views": {"console", "planning", "report"},
         "api": {
             *("console", "storage", "context", "study", "cluster", "planning", "report", "sweep"),

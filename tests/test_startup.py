@@ -106,7 +106,7 @@ def test_broken_study_is_reported_without_training_libraries(
         ("orchestrator.sweep.run", {"ray", "kornia", "torchmetrics", "matplotlib"}),
         ("orchestrator.sweep.controller", {"kornia", "torchmetrics"}),
         ("orchestrator.evaluation.scoring", {"kornia", "torchmetrics", "mlflow", "matplotlib"}),
-        ("orchestrator.sweep.study_commands", {"ray", "torch", "matplotlib", "kornia"}),
+        ("orchestrator.studies.commands", {"ray", "torch", "matplotlib", "kornia"}),
     ],
 )
 def test_commands_do_not_load_libraries_that_their_workers_need(

@@ -12,7 +12,7 @@ import psutil
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from orchestrator.studies import main as studies_main
+from orchestrator.studies.__main__ import main as studies_main
 
 STUDY = """\
 study: tiny

@@ -20,7 +20,7 @@ from orchestrator.report import study_report as reports
 from orchestrator.report.study_report import StudyReport
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.storage import Storage
-from orchestrator.studies import main
+from orchestrator.studies.__main__ import main
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial

@@ -9,7 +9,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from models.cost_table import profile_all
-from orchestrator import studies
+from orchestrator.studies.__main__ import main as studies
 from orchestrator.study.load import load_study
 from orchestrator.study.profile_costs import profile_costs
 from orchestrator.sweep.__main__ import main as sweep_main
@@ -117,7 +117,7 @@ def test_study_is_resumed_with_its_original_options(
     monkeypatch.undo()
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "resumed_study_networks")
-    assert studies.main(["resume", "costs", *options]) == 0
+    assert studies(["resume", "costs", *options]) == 0
     assert capfd.readouterr().out == first
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from mlflow.tracking import MlflowClient
 
 from orchestrator.report.__main__ import main as report
-from orchestrator.studies import main as studies
+from orchestrator.studies.__main__ import main as studies
 from orchestrator.study.load import load_study
 from orchestrator.tracking.relocation import current_uri, record_current_paths
 from orchestrator.tracking.store import TrackingStore

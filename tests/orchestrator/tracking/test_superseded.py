@@ -6,7 +6,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from orchestrator.storage import Storage
-from orchestrator.studies import main
+from orchestrator.studies.__main__ import main
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial

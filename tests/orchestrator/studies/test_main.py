@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.studies import main
+from orchestrator.studies.__main__ import main
 
 
 def error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -11,15 +11,15 @@ from rich.console import Console
 
 from orchestrator.console import open_console, say, say_labeled
 from orchestrator.storage import Storage
-from orchestrator.sweep.command import sweep
-from orchestrator.sweep.stored_studies import (
+from orchestrator.studies.stored import (
     find_study,
     local_storage,
     recorded_study,
     runs_of_trial,
     store_of,
 )
-from orchestrator.sweep.study_tables import studies_table, trials_table
+from orchestrator.studies.tables import studies_table, trials_table
+from orchestrator.sweep.command import sweep
 from orchestrator.tracking.connection import database_file
 from orchestrator.tracking.lock import request_stop
 from orchestrator.tracking.queries import is_training, read_snapshot
@@ -160,7 +160,7 @@ def _relocate(options: argparse.Namespace, console: Console) -> int:
 
 
 def _compare(options: argparse.Namespace, console: Console) -> int:
-    from orchestrator.sweep.study_comparison import compare_studies  # imports matplotlib
+    from orchestrator.studies.comparison import compare_studies  # imports matplotlib
 
     return compare_studies(options, console)
 

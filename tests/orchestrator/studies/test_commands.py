@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from orchestrator.storage import Storage
-from orchestrator.studies import main
+from orchestrator.studies import commands
+from orchestrator.studies.__main__ import main
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
-from orchestrator.sweep import study_commands
 from orchestrator.sweep.options import SweepOptions
 from orchestrator.tracking.links import sync_links
 from orchestrator.tracking.open_store import tracking_uri
@@ -187,7 +187,7 @@ def test_study_is_resumed_on_the_cluster_that_trained_it(
         assert sys.path[0] == str(Path.cwd()) == str(tmp_path)
         return 0
 
-    monkeypatch.setattr(study_commands, "sweep", sweep)
+    monkeypatch.setattr(commands, "sweep", sweep)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")  # of another cluster
     path = list(sys.path)
     assert main(["resume", "named", "--storage", str(tmp_path), *options]) == 0

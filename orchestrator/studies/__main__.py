@@ -35,7 +35,7 @@ def main(
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     with importing_libraries():
-        from orchestrator.sweep.study_commands import COMMANDS
+        from orchestrator.studies.commands import COMMANDS
 
     return COMMANDS[options.command](options, console)
 

@@ -16,9 +16,9 @@ from orchestrator.console import say, say_labeled
 from orchestrator.report.cells import EMPTY, mean_and_deviation, signed
 from orchestrator.report.rows import Row
 from orchestrator.report.study_report import StudyReport
+from orchestrator.studies.stored import find_study, recorded_study, store_of
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
-from orchestrator.sweep.stored_studies import find_study, recorded_study, store_of
 from orchestrator.tracking.store import TrackingStore
 from pipelines.config import flattened, load_yaml
 from pipelines.wording import counted

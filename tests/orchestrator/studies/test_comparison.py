@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.studies import main
+from orchestrator.studies.__main__ import main
 from orchestrator.study.load import load_study
 from orchestrator.study.sampling import SearchSample
 from tests.support.fabricated_studies import PLAIN, fabricate, fabricate_study, write_study
