@@ -206,7 +206,7 @@ class Study:
         """Return one row for each trial: state, scores in percent, run id, and all metrics of its
         run under their names in MLflow, such as `val/iou/road`."""
         with importing_libraries():
-            from orchestrator.report.records import trial_records
+            from orchestrator.report.documents.records import trial_records
         report = self._read()
         return self._frame(trial_records(report.study, report.rows))
 
@@ -217,7 +217,7 @@ class Study:
 
     def _frame(self, records: Sequence[Mapping[str, Any]]) -> "pandas.DataFrame":
         """Return the records of a report as a frame."""
-        from orchestrator.report.records import INTEGERS, TEXTS
+        from orchestrator.report.documents.records import INTEGERS, TEXTS
 
         config = self._study.config
         return frame(records, {*TEXTS, *config.grid, *config.sample}, INTEGERS)

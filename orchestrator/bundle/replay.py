@@ -14,7 +14,7 @@ from orchestrator.bundle.check import bundled_study
 from orchestrator.bundle.content import COUNTS, DESCRIPTION, Bundle, BundleError
 from orchestrator.bundle.saved_models import missing_weights
 from orchestrator.bundle.write import REPLAYED, environment, last_weights
-from orchestrator.report.results import score_of
+from orchestrator.report.rows.results import score_of
 from orchestrator.report.study_report import StudyReport
 from orchestrator.study.resolved import absolute
 from orchestrator.study.study import Study, Trial

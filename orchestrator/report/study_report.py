@@ -11,13 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from orchestrator.report.caveats import seed_caveats
-from orchestrator.report.charts import Series, as_pdf
-from orchestrator.report.classes import HeatMap
-from orchestrator.report.columns import empty_columns, row_label, variants_compared_to
-from orchestrator.report.comparisons import OverallDifference, compare_rows
-from orchestrator.report.figures import MIOU, ReportFigure, class_maps, draw_figures
-from orchestrator.report.formats import (
+from orchestrator.report.charts.drawing import Series, as_pdf
+from orchestrator.report.charts.figures import MIOU, ReportFigure, class_maps, draw_figures
+from orchestrator.report.documents.formats import (
     as_latex,
     as_markdown,
     as_rich,
@@ -25,14 +21,18 @@ from orchestrator.report.formats import (
     for_paper,
     markdown_text,
 )
-from orchestrator.report.html import render_page
-from orchestrator.report.match_runs import current_code_versions, find_runs
-from orchestrator.report.notes import Notes, notes_on
-from orchestrator.report.records import Value, as_csv, table_records
-from orchestrator.report.results import Result, Results
-from orchestrator.report.rows import Row, build_rows
-from orchestrator.report.search import best_rows, best_table, search_result
-from orchestrator.report.table import (
+from orchestrator.report.documents.html import render_page
+from orchestrator.report.documents.records import Value, as_csv, table_records
+from orchestrator.report.notes.caveats import seed_caveats
+from orchestrator.report.notes.report_notes import Notes, notes_on
+from orchestrator.report.rows.comparisons import OverallDifference, compare_rows
+from orchestrator.report.rows.match_runs import current_code_versions, find_runs
+from orchestrator.report.rows.results import Result, Results
+from orchestrator.report.rows.row import Row, build_rows
+from orchestrator.report.tables.class_differences import HeatMap
+from orchestrator.report.tables.columns import empty_columns, row_label, variants_compared_to
+from orchestrator.report.tables.search import best_rows, best_table, search_result
+from orchestrator.report.tables.table import (
     GridCell,
     Table,
     grid_table,

@@ -13,9 +13,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orchestrator.console import say, say_labeled
-from orchestrator.report.cells import EMPTY, mean_and_deviation, signed
-from orchestrator.report.rows import Row
+from orchestrator.report.rows.row import Row
 from orchestrator.report.study_report import StudyReport
+from orchestrator.report.tables.cells import EMPTY, mean_and_deviation, signed
 from orchestrator.studies.stored import find_study, recorded_study, store_of
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study

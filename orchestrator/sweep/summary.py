@@ -7,7 +7,7 @@ from rich.console import Console
 
 from orchestrator.console import say, say_labeled, warn
 from orchestrator.planning.reconcile import Decision
-from orchestrator.report.results import Result
+from orchestrator.report.rows.results import Result
 from orchestrator.report.study_report import Report
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.report.bootstrap import REPLICATES, count_metric, resampled_scores
+from orchestrator.report.statistics.bootstrap import REPLICATES, count_metric, resampled_scores
 from pipelines.evaluation.counts import Counts
 
 CLASSES = ("road", "sky", "car")

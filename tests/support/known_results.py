@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.report.bootstrap import Sampling
-from orchestrator.report.comparisons import Comparisons, compare_rows
-from orchestrator.report.resampled import ResampledCounts
-from orchestrator.report.results import Result
-from orchestrator.report.rows import build_rows
+from orchestrator.report.rows.comparisons import Comparisons, compare_rows
+from orchestrator.report.rows.results import Result
+from orchestrator.report.rows.row import build_rows
+from orchestrator.report.statistics.bootstrap import Sampling
+from orchestrator.report.statistics.resampled import ResampledCounts
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.trial_state import TrialState

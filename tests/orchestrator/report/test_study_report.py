@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from orchestrator.report.__main__ import main
 from orchestrator.report.study_report import StudyReport, write_documents
-from orchestrator.report.table import main_table
+from orchestrator.report.tables.table import main_table
 from orchestrator.study.load import load_study
 from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.store import TrackingStore

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from orchestrator.report.__main__ import main
-from orchestrator.report.charts import GAIN, LOSS
+from orchestrator.report.charts.drawing import GAIN, LOSS
 from orchestrator.tracking.open_store import tracking_uri
 from tests.support.fabricated_studies import PLAIN, fabricate_study, report_of
 from tests.support.latex import compile_latex, needs_latex

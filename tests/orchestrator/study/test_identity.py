@@ -154,7 +154,7 @@ NOT_COMPUTING = (
     "pipelines/prepare.py",
     "pipelines/serving.py",
     "models/profile.py",
-    "orchestrator/report/charts.py",
+    "orchestrator/report/charts/drawing.py",
 )
 
 
