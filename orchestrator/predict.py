@@ -13,7 +13,7 @@ from rich.console import Console
 from orchestrator.console import run_command
 from orchestrator.evaluation.options import add_options
 from pipelines.imports import importing_libraries
-from pipelines.preparation.image_reading import is_bands, is_scale
+from pipelines.preparation.images.reading import is_bands, is_scale
 from pipelines.submission import SUBMISSIONS
 
 

@@ -14,7 +14,7 @@ from pipelines.command import run_command
 from pipelines.errors import UserError
 from pipelines.imports import importing_libraries
 from pipelines.machine import cores
-from pipelines.preparation.published_datasets import ARCHIVES, INSTRUCTIONS
+from pipelines.preparation.fetching.published_datasets import ARCHIVES, INSTRUCTIONS
 from pipelines.preparation.readers import READERS, Reader
 from pipelines.preparation.readers.own_reader import own_failures, own_reader
 from pipelines.preparation.readers.streets import parse_size

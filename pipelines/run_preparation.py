@@ -31,7 +31,7 @@ from pipelines.data.facts import dataset_warnings, summary
 from pipelines.data.image_io import check_writable, save_image
 from pipelines.errors import UserError
 from pipelines.machine import cores
-from pipelines.preparation.fetching import fetch
+from pipelines.preparation.fetching.fetch import fetch
 from pipelines.preparation.inspection import describe_dataset, image_format_lines, verify
 from pipelines.preparation.prepare_dataset import Progress as ReportProgress
 from pipelines.preparation.prepare_dataset import prepare

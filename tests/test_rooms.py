@@ -91,7 +91,7 @@ ALLOWED_IMPORTERS = {
     "huggingface_hub": ["models/hugging_face/", "orchestrator/evaluation/hub.py"],
     "torchmetrics": ["pipelines/evaluation/"],
     "optuna": ["orchestrator/planning/proposals.py"],
-    "tifffile": ["pipelines/preparation/tiff.py"],
+    "tifffile": ["pipelines/preparation/images/tiff.py"],
     "mlflow": ["orchestrator/tracking/"],
     "pydantic": ["orchestrator/study/", "orchestrator/bundle/content.py"],
     "jinja2": ["orchestrator/report/"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from orchestrator.console import InputError
-from pipelines.preparation.source_files import broken_link, is_text, not_text, search
+from pipelines.preparation.images.files import broken_link, is_text, not_text, search
 
 
 @dataclass(frozen=True)

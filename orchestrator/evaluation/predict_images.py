@@ -32,9 +32,9 @@ from pipelines.evaluation.config import InferenceConfig
 from pipelines.evaluation.inference import InputSizeError, predict_image
 from pipelines.figures.labeled_overlay import draw_overlay
 from pipelines.network.precision import Numerics
-from pipelines.preparation.image_reading import ImageReading, scale_note
-from pipelines.preparation.source_images import SourceImage, read_pixels
-from pipelines.preparation.value_range import ValueRange, merged_range
+from pipelines.preparation.images.pixels import SourceImage, read_pixels
+from pipelines.preparation.images.reading import ImageReading, scale_note
+from pipelines.preparation.images.value_range import ValueRange, merged_range
 from pipelines.submission import SUBMISSIONS
 from pipelines.wording import counted
 

@@ -21,15 +21,15 @@ from pipelines.data.image_io import (
     to_rgb,
 )
 from pipelines.data.shards import Centroid, Sample, pixels_digest, sample_digest
-from pipelines.preparation.image_header import DEEP_MODES
-from pipelines.preparation.image_reading import ImageReading
-from pipelines.preparation.label_forms import LabelForms, check_one_reading, label_forms
-from pipelines.preparation.labels import IGNORE, check_lossless, class_indices
+from pipelines.preparation.images.files import broken_link
+from pipelines.preparation.images.header import DEEP_MODES
+from pipelines.preparation.images.pixels import check_single_page, read_pixels
+from pipelines.preparation.images.reading import ImageReading
+from pipelines.preparation.images.value_range import ValueRange
+from pipelines.preparation.labels.class_indices import IGNORE, check_lossless, class_indices
+from pipelines.preparation.labels.forms import LabelForms, check_one_reading, label_forms
 from pipelines.preparation.readers.own_reader import check_label, encoded_files, own_failures
 from pipelines.preparation.readers.reader import Reader, Record
-from pipelines.preparation.source_files import broken_link
-from pipelines.preparation.source_images import check_single_page, read_pixels
-from pipelines.preparation.value_range import ValueRange
 
 #: Side in pixels of the tiles whose class centroids are recorded.
 TILE = 1024

@@ -23,11 +23,11 @@ from pipelines.preparation.destination import (
     storage_errors,
     without_links,
 )
-from pipelines.preparation.image_reading import scale_note, scale_problem
-from pipelines.preparation.label_forms import mask_problem, palette_problem
+from pipelines.preparation.images.files import is_text, not_text
+from pipelines.preparation.images.reading import scale_note, scale_problem
+from pipelines.preparation.labels.forms import mask_problem, palette_problem
 from pipelines.preparation.readers.own_reader import check_description, own_recipe
 from pipelines.preparation.readers.reader import Listing, Reader, Record, duplicates
-from pipelines.preparation.source_files import is_text, not_text
 from pipelines.preparation.survey import survey
 from pipelines.preparation.worker_pool import Work, checked_samples
 from pipelines.preparation.writing import Writer, staging_location

@@ -12,22 +12,22 @@ from PIL import Image
 
 from pipelines.data.image_io import ImageError
 from pipelines.data.prefetch import prefetch
-from pipelines.preparation.image_header import (
+from pipelines.preparation.images.header import (
     TRANSPOSED,
     Header,
     read_header,
     read_orientation,
 )
-from pipelines.preparation.image_reading import (
+from pipelines.preparation.images.pixels import stored_range
+from pipelines.preparation.images.reading import (
     Exif,
     ImageReading,
     lacks_scale,
     scale_advice,
     unreadable,
 )
+from pipelines.preparation.images.value_range import merged_range
 from pipelines.preparation.readers.reader import Listing, Reader, Record
-from pipelines.preparation.source_images import stored_range
-from pipelines.preparation.value_range import merged_range
 from pipelines.wording import counted, first_names
 
 # Files are opened by several threads, because each open may wait for a network file system.

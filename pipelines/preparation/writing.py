@@ -22,12 +22,12 @@ from pipelines.data.manifest import (
 )
 from pipelines.data.shards import Sample, describe_shard, encode_index, encode_shard
 from pipelines.data.storage import Location
-from pipelines.preparation.channel_statistics import channel_statistics, image_format
 from pipelines.preparation.checking import TILE, CheckedSample
-from pipelines.preparation.label_forms import LabelForms, merged_forms
-from pipelines.preparation.labels import IGNORE
+from pipelines.preparation.images.channel_statistics import channel_statistics, image_format
+from pipelines.preparation.images.value_range import ValueRange, merged_range
+from pipelines.preparation.labels.class_indices import IGNORE
+from pipelines.preparation.labels.forms import LabelForms, merged_forms
 from pipelines.preparation.readers.reader import Reader
-from pipelines.preparation.value_range import ValueRange, merged_range
 
 CARD_NAME = "README.md"
 

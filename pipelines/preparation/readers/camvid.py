@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.data.manifest import ClassInfo, DatasetError
-from pipelines.preparation.labels import IGNORE
+from pipelines.preparation.images.files import read_lines
+from pipelines.preparation.labels.class_indices import IGNORE
 from pipelines.preparation.readers.reader import Listing, Reader, Record
-from pipelines.preparation.source_files import read_lines
 
 LAYOUT = "train.txt, val.txt or test.txt with an image and its label in each line"
 VOID = 11

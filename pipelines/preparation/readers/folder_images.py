@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.manifest import DESCRIPTION_NAME, DatasetError
-from pipelines.preparation.image_reading import (
+from pipelines.preparation.images.reading import (
     LARGEST_VALUE,
     ImageReading,
     is_bands,

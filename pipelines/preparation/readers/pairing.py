@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipelines.preparation.readers.reader import Listing, Record
-from pipelines.preparation.source_files import (
+from pipelines.preparation.images.files import (
     IMAGE_ENDINGS,
     FolderContent,
     normalized,
     read_lines,
     search,
 )
+from pipelines.preparation.readers.reader import Listing, Record
 from pipelines.wording import counted, first_names
 
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.data.manifest import ClassInfo
-from pipelines.preparation.image_reading import Exif, ImageReading
-from pipelines.preparation.label_advice import FOLDER_ADVICE, LabelAdvice
-from pipelines.preparation.labels import IGNORE, stored_values
-from pipelines.preparation.source_files import IMAGE_ENDINGS, read_lines
-from pipelines.preparation.source_images import gif_levels
+from pipelines.preparation.images.files import IMAGE_ENDINGS, read_lines
+from pipelines.preparation.images.pixels import gif_levels
+from pipelines.preparation.images.reading import Exif, ImageReading
+from pipelines.preparation.labels.advice import FOLDER_ADVICE, LabelAdvice
+from pipelines.preparation.labels.class_indices import IGNORE, stored_values
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.preparation.published_datasets import ARCHIVES, INSTRUCTIONS
+from pipelines.preparation.fetching.published_datasets import ARCHIVES, INSTRUCTIONS
 from pipelines.preparation.readers import READERS
 from pipelines.prepare import main
 from tests.support.camvid_source import CamVidSource

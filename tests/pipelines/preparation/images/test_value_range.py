@@ -13,11 +13,11 @@ from PIL import Image
 
 from pipelines.data.dataset import open_dataset
 from pipelines.data.manifest import DatasetError
-from pipelines.preparation.image_reading import ImageReading, scale_problem
+from pipelines.preparation.images.reading import ImageReading, scale_problem
+from pipelines.preparation.images.tiff import read_tiff_form
+from pipelines.preparation.images.value_range import measured_range, merged_range
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.folder import Folder
-from pipelines.preparation.tiff import read_tiff_form
-from pipelines.preparation.value_range import measured_range, merged_range
 
 NUMBERS = st.lists(st.sampled_from([-9999.0, -3.0, 0.0, 0.5, 1.0, 7.0, 65535.0]), min_size=1)
 DESCRIPTION = """classes: {a: [1, 1, 1], b: [2, 2, 2]}

@@ -16,11 +16,11 @@ from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.image_format import RGB
 from pipelines.data.manifest import DatasetError
 from pipelines.data.node_cache import NodeCache
-from pipelines.preparation.image_reading import ImageReading
+from pipelines.preparation.images.pixels import read_pixels
+from pipelines.preparation.images.reading import ImageReading
 from pipelines.preparation.inspection import verify
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.folder import Folder
-from pipelines.preparation.source_images import read_pixels
 from tests.support.deep_images import write_png16
 from tests.support.many_channels import DESCRIPTION, FOUR_BANDS, write_field, write_tiff
 

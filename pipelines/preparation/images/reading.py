@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.preparation.image_header import Header
-from pipelines.preparation.value_range import ValueRange
+from pipelines.preparation.images.header import Header
+from pipelines.preparation.images.value_range import ValueRange
 from pipelines.wording import counted
 
 Exif = Literal["apply", "ignore"]

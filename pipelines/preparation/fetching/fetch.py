@@ -12,9 +12,9 @@ from filelock import FileLock
 from pipelines.data.download import DownloadError, Progress, digest, download
 from pipelines.data.files import file_digest, write_text
 from pipelines.errors import UserError
-from pipelines.preparation.published_datasets import ARCHIVES, INSTRUCTIONS
+from pipelines.preparation.fetching.published_datasets import ARCHIVES, INSTRUCTIONS
+from pipelines.preparation.fetching.unpacking import unpack
 from pipelines.preparation.readers import READERS
-from pipelines.preparation.unpacking import unpack
 
 # Called with the title of a step and the unit that it counts.
 ShowProgress = Callable[[str, str], AbstractContextManager[Progress]]

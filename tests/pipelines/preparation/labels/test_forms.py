@@ -17,7 +17,7 @@ from PIL import Image
 from pipelines.data.dataset import open_dataset
 from pipelines.data.image_io import ImageError, open_image
 from pipelines.data.manifest import DatasetError
-from pipelines.preparation.label_forms import (
+from pipelines.preparation.labels.forms import (
     LabelForms,
     check_one_reading,
     label_forms,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFilter
 
 from pipelines.data.image_io import ImageError, open_image, to_indices
-from pipelines.preparation.labels import (
+from pipelines.preparation.labels.class_indices import (
     check_lossless,
     class_indices,
     indices_of_colors,

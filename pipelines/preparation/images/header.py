@@ -11,8 +11,8 @@ from typing import IO
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from pipelines.data.image_io import is_signed, stated_maximum, stored_form
-from pipelines.preparation.jpeg2000 import component_forms
-from pipelines.preparation.tiff import is_tiff, read_tiff_form
+from pipelines.preparation.images.jpeg2000 import component_forms
+from pipelines.preparation.images.tiff import is_tiff, read_tiff_form
 
 # EXIF orientations that exchange height and width.
 TRANSPOSED = range(5, 9)

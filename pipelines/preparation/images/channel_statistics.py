@@ -9,8 +9,8 @@ from typing import Protocol
 
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.manifest import DatasetError, Shard
-from pipelines.preparation.image_reading import ImageReading, used_scale
-from pipelines.preparation.value_range import ValueRange
+from pipelines.preparation.images.reading import ImageReading, used_scale
+from pipelines.preparation.images.value_range import ValueRange
 
 # The split that the statistics are of, if there is one of this name.
 _TRAIN = "train"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.preparation.unpacking import ArchiveError, unpack
+from pipelines.preparation.fetching.unpacking import ArchiveError, unpack
 
 
 def write_zip(path: Path, files: dict[str, bytes]) -> Path:

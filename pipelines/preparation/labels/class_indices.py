@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipelines.data.image_io import Array, ImageError, is_index_image, to_indices
 from pipelines.data.manifest import ClassInfo
-from pipelines.preparation.label_advice import FOLDER_ADVICE, LabelAdvice
+from pipelines.preparation.labels.advice import FOLDER_ADVICE, LabelAdvice
 from pipelines.wording import counted
 
 IGNORE = 255

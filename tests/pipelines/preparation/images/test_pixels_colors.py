@@ -11,8 +11,8 @@ import tifffile
 from PIL import Image
 
 from pipelines.data.image_io import ImageError
-from pipelines.preparation.image_reading import ImageReading
-from pipelines.preparation.source_images import read_pixels
+from pipelines.preparation.images.pixels import read_pixels
+from pipelines.preparation.images.reading import ImageReading
 
 RNG = np.random.default_rng(0)
 

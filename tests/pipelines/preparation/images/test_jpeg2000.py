@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.data.image_io import ImageError
-from pipelines.preparation.image_reading import ImageReading
-from pipelines.preparation.jpeg2000 import ComponentForm, component_forms
-from pipelines.preparation.source_images import read_pixels
+from pipelines.preparation.images.jpeg2000 import ComponentForm, component_forms
+from pipelines.preparation.images.pixels import read_pixels
+from pipelines.preparation.images.reading import ImageReading
 
 FORMS = st.lists(st.builds(ComponentForm, st.integers(1, 38), st.booleans()), min_size=1)
 

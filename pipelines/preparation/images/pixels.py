@@ -29,7 +29,7 @@ from pipelines.data.image_io import (
     to_indices,
     to_rgb,
 )
-from pipelines.preparation.image_header import (
+from pipelines.preparation.images.header import (
     COLOR_SPACES,
     DEEP_MODES,
     TRANSPOSED,
@@ -38,7 +38,7 @@ from pipelines.preparation.image_header import (
     read_header,
     read_orientation,
 )
-from pipelines.preparation.image_reading import (
+from pipelines.preparation.images.reading import (
     LARGEST_VALUE,
     ImageReading,
     lacks_scale,
@@ -46,9 +46,9 @@ from pipelines.preparation.image_reading import (
     scale_advice,
     unreadable,
 )
-from pipelines.preparation.label_advice import FOLDER_ADVICE, LabelAdvice
-from pipelines.preparation.tiff import is_tiff, read_no_data, read_tiff
-from pipelines.preparation.value_range import ValueRange, measured_range
+from pipelines.preparation.images.tiff import is_tiff, read_no_data, read_tiff
+from pipelines.preparation.images.value_range import ValueRange, measured_range
+from pipelines.preparation.labels.advice import FOLDER_ADVICE, LabelAdvice
 
 # The orientation that undoes each one.
 _INVERSE = {6: 8, 8: 6}

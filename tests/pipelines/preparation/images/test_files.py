@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.preparation.source_files import normalized, read_lines, search
+from pipelines.preparation.images.files import normalized, read_lines, search
 
 
 def touch(path: Path) -> Path:

@@ -1,0 +1,4 @@
+"""Image files of a source: finding them, their headers, and their pixels of any depth and format.
+
+Within `preparation` it imports nothing.
+"""

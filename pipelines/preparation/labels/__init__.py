@@ -1,0 +1,4 @@
+"""Label images of a source: stored values and colors to class indices, and wrong forms of labels.
+
+Within `preparation` it imports `images`; it knows no reader.
+"""
