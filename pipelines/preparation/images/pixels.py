@@ -48,7 +48,6 @@ from pipelines.preparation.images.reading import (
 )
 from pipelines.preparation.images.tiff import is_tiff, read_no_data, read_tiff
 from pipelines.preparation.images.value_range import ValueRange, measured_range
-from pipelines.preparation.labels.advice import FOLDER_ADVICE, LabelAdvice
 
 # The orientation that undoes each one.
 _INVERSE = {6: 8, 8: 6}
@@ -228,27 +227,9 @@ def oriented(pixels: NDArray[Any], number: int) -> NDArray[Any]:
     return pixels
 
 
-def gif_levels(image: Image.Image, advice: LabelAdvice = FOLDER_ADVICE) -> Image.Image:
-    """Return a GIF's gray levels instead of its palette indices, and any other image unchanged.
-
-    Encoders number the palette of a GIF as they like, so that an index has no meaning of its own.
-
-    Raises:
-        ImageError: the palette has colors other than gray.
-    """
-    if image.format != "GIF" or image.mode != "P":
-        return image
-    levels = _gray_levels(image)
-    if levels is None:
-        raise ImageError(
-            f"is a GIF in colors, whose encoder may number them in any order; {advice.colors}"
-        )
-    return Image.fromarray(levels)
-
-
 def _palette_levels(image: Image.Image) -> Array:
     """Return the one band of an image with a palette of grays: uint8 (height, width, 1)."""
-    levels = _gray_levels(image)
+    levels = gray_levels(image)
     if levels is None:
         raise ImageError(
             "has a palette of colors, of which no band can be chosen; save it as RGB, or as gray"
@@ -256,7 +237,7 @@ def _palette_levels(image: Image.Image) -> Array:
     return levels[..., None]
 
 
-def _gray_levels(image: Image.Image) -> Array | None:
+def gray_levels(image: Image.Image) -> Array | None:
     """Return the levels of an 8-bit image, uint8 (height, width); None if it has other colors."""
     pixels = to_rgb(image)
     return None if (pixels != pixels[..., :1]).any() else pixels[..., 0]

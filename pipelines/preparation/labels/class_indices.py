@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipelines.data.image_io import Array, ImageError, is_index_image, to_indices
 from pipelines.data.manifest import ClassInfo
+from pipelines.preparation.images.pixels import gray_levels
 from pipelines.preparation.labels.advice import FOLDER_ADVICE, LabelAdvice
 from pipelines.wording import counted
 
@@ -332,3 +333,21 @@ def voc_color(index: int) -> tuple[int, int, int]:
         for channel in range(3):
             channels[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
     return channels[0], channels[1], channels[2]
+
+
+def gif_levels(image: Image.Image, advice: LabelAdvice = FOLDER_ADVICE) -> Image.Image:
+    """Return a GIF's gray levels instead of its palette indices, and any other image unchanged.
+
+    Encoders number the palette of a GIF as they like, so that an index has no meaning of its own.
+
+    Raises:
+        ImageError: the palette has colors other than gray.
+    """
+    if image.format != "GIF" or image.mode != "P":
+        return image
+    levels = gray_levels(image)
+    if levels is None:
+        raise ImageError(
+            f"is a GIF in colors, whose encoder may number them in any order; {advice.colors}"
+        )
+    return Image.fromarray(levels)

@@ -15,8 +15,9 @@ from tifffile import imwrite
 
 from pipelines.data.image_io import ImageError, open_image, to_indices
 from pipelines.preparation.images.header import read_orientation
-from pipelines.preparation.images.pixels import gif_levels, oriented, read_pixels, stored_range
+from pipelines.preparation.images.pixels import oriented, read_pixels, stored_range
 from pipelines.preparation.images.reading import ImageReading
+from pipelines.preparation.labels.class_indices import gif_levels
 from tests.support.deep_images import png_chunk, write_png16, write_tiff16
 
 RNG = np.random.default_rng(0)
