@@ -32,7 +32,8 @@ from orchestrator.report.study_report import Report
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.study.yaml_source import parse_yaml
-from orchestrator.tracking.queries import StoreSnapshot, recorded_samples, with_matching_samples
+from orchestrator.tracking.queries import StoreSnapshot
+from orchestrator.tracking.samples import recorded_samples, with_matching_samples
 from orchestrator.tracking.store import TrackingError
 from pipelines.data.manifest import metric_name
 from pipelines.evaluation.counts import Counts, class_iou, read_counts

@@ -18,8 +18,8 @@ from orchestrator.study.sampling import (
 )
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
-from orchestrator.tracking.queries import recorded_samples, with_matching_samples
 from orchestrator.tracking.runs import TrialRun
+from orchestrator.tracking.samples import recorded_samples, with_matching_samples
 from pipelines.data.manifest import metric_name
 
 if TYPE_CHECKING:

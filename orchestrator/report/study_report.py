@@ -50,12 +50,11 @@ from orchestrator.tracking.queries import (
     history,
     parent_run_id,
     read_snapshot,
-    recorded_samples,
     run_url,
     study_figures,
     viewing_instructions,
-    with_matching_samples,
 )
+from orchestrator.tracking.samples import recorded_samples, with_matching_samples
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_page import find_page
 from pipelines.data.files import atomic_file

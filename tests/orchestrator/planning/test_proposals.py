@@ -15,8 +15,8 @@ from orchestrator.study.load import load_study
 from orchestrator.study.sampling import RangeConfig, SamplesConfig, SearchSample, random_sample
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.trial_state import TrialState
-from orchestrator.tracking.queries import recorded_samples
 from orchestrator.tracking.runs import TrialRun
+from orchestrator.tracking.samples import recorded_samples
 
 RATE, KIND = "training.learning_rate", "training.optimizer"
 RANGES = {
