@@ -34,7 +34,8 @@ from pipelines.wording import counted, options_written
 if TYPE_CHECKING:
     import pandas
 
-    from orchestrator.report.study_report import Report, StudyReport
+    from orchestrator.report.documents.report import Report
+    from orchestrator.report.study_report import StudyReport
 
 # Options of the command that are no arguments of the same name.
 _OTHER_OPTIONS = {"plan": "plan()", "no-preflight": "`preflight=False`"}

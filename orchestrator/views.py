@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import pandas
 
     from orchestrator.planning.plan_table import StudyPlan
-    from orchestrator.report.study_report import Report, StudyReport
+    from orchestrator.report.documents.report import Report
+    from orchestrator.report.study_report import StudyReport
 
 _FRAME_HEIGHT = 800  # pixels of a report in a notebook
 

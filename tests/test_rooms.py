@@ -107,7 +107,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "notes": {"statistics", "rows", "tables"},
         "charts": {"rows", "tables"},
         "documents": {"rows", "tables", "notes", "charts"},
-        "study_report": {"rows", "tables", "notes", "charts", "documents"},
+        "study_report": {"rows", "tables", "charts", "documents"},
         "command": {"study_report"},
         "__main__": {"command"},
     },

@@ -24,11 +24,11 @@ from orchestrator.bundle.content import (
 )
 from orchestrator.bundle.saved_models import local_model, renamed
 from orchestrator.report.documents.records import as_csv, table_records
+from orchestrator.report.documents.report import Report
 from orchestrator.report.rows.comparisons import compare_rows
 from orchestrator.report.rows.results import Result, Results, score_of
 from orchestrator.report.rows.row import build_rows
 from orchestrator.report.statistics.resampled import ScoreRef
-from orchestrator.report.study_report import Report
 from orchestrator.study.load import load_study
 from orchestrator.study.study import Study
 from orchestrator.study.yaml_source import parse_yaml

@@ -27,9 +27,10 @@ from orchestrator.bundle.content import (
     digests,
 )
 from orchestrator.bundle.saved_models import bundled_weights, copy_saved_models, renamed
+from orchestrator.report.documents.report import Report
 from orchestrator.report.rows.match_runs import current_code_versions
 from orchestrator.report.rows.results import Result, score_of
-from orchestrator.report.study_report import Report, StudyReport, write_documents
+from orchestrator.report.study_report import StudyReport, write_documents
 from orchestrator.study.identity import library_versions, source_paths
 from orchestrator.study.import_closure import source_files
 from orchestrator.study.resolved import absolute

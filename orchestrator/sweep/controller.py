@@ -15,8 +15,9 @@ from orchestrator.planning.plan_table import placement_line
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import Decision, ReconcileOptions, reconcile
 from orchestrator.preflight.preflight import Preflight
+from orchestrator.report.documents.report import Report
 from orchestrator.report.rows.results import Result
-from orchestrator.report.study_report import Report, StudyReport
+from orchestrator.report.study_report import StudyReport
 from orchestrator.scheduling.budget import Budget
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.study.resolved import ResolvedTrial

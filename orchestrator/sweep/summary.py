@@ -7,8 +7,8 @@ from rich.console import Console
 
 from orchestrator.console import say, say_labeled, warn
 from orchestrator.planning.reconcile import Decision
+from orchestrator.report.documents.report import Report
 from orchestrator.report.rows.results import Result
-from orchestrator.report.study_report import Report
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState

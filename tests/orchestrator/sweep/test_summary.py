@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from orchestrator.planning.reconcile import Decision
+from orchestrator.report.documents.report import Report
 from orchestrator.report.rows.row import build_rows
-from orchestrator.report.study_report import Report
 from orchestrator.study.load import load_study
 from orchestrator.study.trial_state import TrialState
 from orchestrator.sweep.summary import show_outcome

@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from orchestrator.report.documents.report import Report
 from orchestrator.report.notes.caveats import caveats
 from orchestrator.report.notes.differences import difference_notes
 from orchestrator.report.rows.comparisons import compare_rows
@@ -18,7 +19,6 @@ from orchestrator.report.rows.image_differences import image_list
 from orchestrator.report.rows.results import Result
 from orchestrator.report.statistics.bootstrap import labeled_classes, sampling_of
 from orchestrator.report.statistics.resampled import ResampledCounts
-from orchestrator.report.study_report import Report
 from orchestrator.report.tables.class_differences import heat_map
 from orchestrator.report.tables.table import main_table
 from pipelines.preparation.prepare_dataset import prepare

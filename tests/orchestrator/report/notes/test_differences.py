@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.report.charts.figures import draw_figures
+from orchestrator.report.documents.report import Report
 from orchestrator.report.notes.differences import difference_notes
-from orchestrator.report.study_report import Report, StudyReport
+from orchestrator.report.study_report import StudyReport
 from orchestrator.study.load import load_study
 from tests.support.fabricated_studies import PLAIN, fabricate_study, report_of, write_study
 

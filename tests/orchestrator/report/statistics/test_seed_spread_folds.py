@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
+from orchestrator.report.documents.report import Report
 from orchestrator.report.rows.image_differences import image_list
-from orchestrator.report.study_report import Report, StudyReport
+from orchestrator.report.study_report import StudyReport
 from orchestrator.report.tables.class_differences import heat_map
 from orchestrator.study.load import load_study
 from orchestrator.tracking.open_store import tracking_uri
