@@ -17,7 +17,7 @@ from pipelines.imports import importing_libraries, whole_imports
 if TYPE_CHECKING:
     import pandas
 
-    from orchestrator.planning.plan_table import StudyPlan
+    from orchestrator.planning.plan import StudyPlan
     from orchestrator.report.documents.report import Report
     from orchestrator.report.study_report import StudyReport
 

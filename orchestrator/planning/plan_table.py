@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console
@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.planning.estimate import Calibration, Estimate
-from orchestrator.planning.forecast import StudyForecast, TrialForecast
-from orchestrator.planning.overhead import Overhead
+from orchestrator.planning.forecast import TrialForecast
+from orchestrator.planning.plan import StudyPlan
 from orchestrator.scheduling.capacity import Placement
-from orchestrator.scheduling.launch import HourlyPrice, Launch
+from orchestrator.scheduling.launch import HourlyPrice
 from orchestrator.study.sampling import value_text
 from orchestrator.study.study import Study
 from orchestrator.study.trial_state import TrialState
@@ -23,44 +23,6 @@ _NARROW, _WIDE = 100, 140  # characters
 _NAME = 10  # characters that a trial's name gets at least
 _GAP = "  "
 _SOURCES = {"trial": "finished trials", "preflight": "preflight runs", "probe": "a short probe"}
-
-
-@dataclass(frozen=True)
-class StudyPlan:
-    """The plan of a study.
-
-    states: by trial name.
-    calibration: the source of the times.
-    overhead: of the command that trains the study; part of its wall time.
-    device: of the calibration; empty if unknown.
-    launch: the machines that the cluster would start; None if it does not grow.
-    shortage: a warning if the disk is too small.
-    used_hours: GPU-hours (or CPU worker-hours) that the study has used.
-    to_score: number of scores of finished trials that the command would add.
-    """
-
-    study: Study
-    states: Mapping[str, TrialState]
-    forecast: StudyForecast
-    calibration: Calibration
-    overhead: Overhead
-    placement: Placement
-    device: str
-    launch: Launch | None
-    shortage: str = ""
-    used_hours: float = 0.0
-    to_score: int = 0
-
-    @property
-    def has_obstacle(self) -> bool:
-        """Whether it is known that the cluster cannot start the machines."""
-        return self.launch is not None and bool(self.launch.obstacles)
-
-    @property
-    def wall(self) -> Estimate:
-        """Seconds that the whole command takes; 0 if there is nothing to train."""
-        idle = all(trial.estimate is None for trial in self.forecast.trials)
-        return self.forecast.wall if idle else self.forecast.wall.plus(self.overhead.seconds)
 
 
 def show_plan(plan: StudyPlan, console: Console) -> None:

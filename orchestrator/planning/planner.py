@@ -9,7 +9,8 @@ from orchestrator.planning.estimate import Measurement
 from orchestrator.planning.forecast import Capacity, Forecaster, StudyForecast, priorities
 from orchestrator.planning.measurements import save_measurements
 from orchestrator.planning.overhead import load_overhead, preflight_seconds
-from orchestrator.planning.plan_table import StudyPlan, size_text
+from orchestrator.planning.plan import StudyPlan
+from orchestrator.planning.plan_table import size_text
 from orchestrator.planning.preflight_choice import spread_by_cost, untested
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import Placement

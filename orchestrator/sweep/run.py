@@ -16,7 +16,8 @@ from orchestrator.evaluation.records import missing_protocols
 from orchestrator.evaluation.trained_model import local_weights
 from orchestrator.planning.data_summary import show_data
 from orchestrator.planning.measurements import load_measurements
-from orchestrator.planning.plan_table import StudyPlan, show_plan
+from orchestrator.planning.plan import StudyPlan
+from orchestrator.planning.plan_table import show_plan
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.proposals import next_samples, with_recorded_samples
 from orchestrator.planning.reconcile import Decision, ReconcileOptions, reconcile

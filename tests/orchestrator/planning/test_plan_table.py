@@ -14,7 +14,8 @@ from orchestrator.planning.forecast import (
     Forecaster,
 )
 from orchestrator.planning.overhead import Overhead
-from orchestrator.planning.plan_table import StudyPlan, duration, show_plan
+from orchestrator.planning.plan import StudyPlan
+from orchestrator.planning.plan_table import duration, show_plan
 from orchestrator.scheduling.capacity import plan_placement
 from orchestrator.scheduling.launch import HourlyPrice, Launch
 from orchestrator.study.trial_state import TrialState

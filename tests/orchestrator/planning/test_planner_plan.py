@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.context import RunContext, StopRequest
-from orchestrator.planning.plan_table import StudyPlan
+from orchestrator.planning.plan import StudyPlan
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import plan_placement
