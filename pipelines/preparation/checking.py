@@ -26,7 +26,8 @@ from pipelines.preparation.images.header import DEEP_MODES
 from pipelines.preparation.images.pixels import check_single_page, read_pixels
 from pipelines.preparation.images.reading import ImageReading
 from pipelines.preparation.images.value_range import ValueRange
-from pipelines.preparation.labels.class_indices import IGNORE, check_lossless, class_indices
+from pipelines.preparation.labels import IGNORE
+from pipelines.preparation.labels.class_indices import check_lossless, class_indices
 from pipelines.preparation.labels.forms import LabelForms, check_one_reading, label_forms
 from pipelines.preparation.readers.own_reader import check_label, encoded_files, own_failures
 from pipelines.preparation.readers.reader import Reader, Record

@@ -25,7 +25,7 @@ from pipelines.data.storage import Location
 from pipelines.preparation.checking import TILE, CheckedSample
 from pipelines.preparation.images.channel_statistics import channel_statistics, image_format
 from pipelines.preparation.images.value_range import ValueRange, merged_range
-from pipelines.preparation.labels.class_indices import IGNORE
+from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.labels.forms import LabelForms, merged_forms
 from pipelines.preparation.readers.reader import Reader
 

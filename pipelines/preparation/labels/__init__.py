@@ -2,3 +2,5 @@
 
 Within `preparation` it imports `images`; it knows no reader.
 """
+
+IGNORE = 255  # the class index of pixels without a class

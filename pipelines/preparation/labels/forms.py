@@ -16,8 +16,9 @@ from PIL import Image, TiffImagePlugin
 from pipelines.data.image_io import ImageError
 from pipelines.data.manifest import ClassInfo
 from pipelines.preparation.images.header import DEEP_MODES, read_orientation
+from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.labels.advice import FOLDER_ADVICE, LabelAdvice
-from pipelines.preparation.labels.class_indices import IGNORE, palette_colors
+from pipelines.preparation.labels.colors import palette_colors
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.images.files import read_lines
-from pipelines.preparation.labels.class_indices import IGNORE
+from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 
 LAYOUT = "train.txt, val.txt or test.txt with an image and its label in each line"

@@ -17,7 +17,7 @@ from PIL import Image
 from pipelines.data.image_io import ImageError
 from pipelines.data.manifest import ClassInfo, DatasetError
 from pipelines.preparation.images.files import search, visible
-from pipelines.preparation.labels.class_indices import IGNORE
+from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.reader import Listing, Reader, Record, color
 
 # Label id, name and color of the 19 trained and scored classes, in order of their training ids.

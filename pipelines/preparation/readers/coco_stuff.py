@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.data.manifest import ClassInfo, DatasetError
-from pipelines.preparation.labels.class_indices import IGNORE, voc_color
+from pipelines.preparation.labels import IGNORE
+from pipelines.preparation.labels.colors import voc_color
 from pipelines.preparation.readers.pairing import pair_files
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 

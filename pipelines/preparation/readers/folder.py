@@ -52,7 +52,7 @@ from pipelines.data.image_io import to_rgb
 from pipelines.data.manifest import DESCRIPTION_NAME, ClassInfo, DatasetError
 from pipelines.preparation.images.reading import ImageReading
 from pipelines.preparation.labels.advice import FOLDER_ADVICE, LabelAdvice
-from pipelines.preparation.labels.class_indices import check_opaque, indices_of_colors
+from pipelines.preparation.labels.colors import check_opaque, indices_of_colors
 from pipelines.preparation.readers.folder_groups import check_group, shared_group_notes, with_groups
 from pipelines.preparation.readers.folder_images import (
     IMAGE_KEYS,

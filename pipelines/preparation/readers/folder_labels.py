@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.manifest import ClassInfo, DatasetError, name_problem
-from pipelines.preparation.labels.class_indices import BLACK, IGNORE
+from pipelines.preparation.labels import IGNORE
+from pipelines.preparation.labels.colors import BLACK
 
 LARGEST_VALUE = 65535
 

@@ -16,7 +16,7 @@ from itertools import count
 from typing import Self
 
 from pipelines.data.manifest import ClassInfo, DatasetError, name_problem
-from pipelines.preparation.labels.class_indices import IGNORE
+from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers.pairing import pair_files
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 

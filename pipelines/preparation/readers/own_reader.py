@@ -16,7 +16,7 @@ import numpy as np
 
 from models.user_code import describe
 from pipelines.errors import UserError
-from pipelines.preparation.labels.class_indices import IGNORE
+from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.readers import READERS
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 from pipelines.wording import counted

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Self
 
 from pipelines.data.manifest import ClassInfo, DatasetError
-from pipelines.preparation.labels.class_indices import IGNORE, voc_color
+from pipelines.preparation.labels import IGNORE
+from pipelines.preparation.labels.colors import voc_color
 from pipelines.preparation.readers.reader import Listing, Reader, Record, read_names
 
 OFFICIAL_ORDER = (

@@ -17,8 +17,10 @@ from PIL import Image
 from pipelines.data.manifest import ClassInfo
 from pipelines.preparation.images.files import IMAGE_ENDINGS, read_lines
 from pipelines.preparation.images.reading import Exif, ImageReading
+from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.labels.advice import FOLDER_ADVICE, LabelAdvice
-from pipelines.preparation.labels.class_indices import IGNORE, gif_levels, stored_values
+from pipelines.preparation.labels.class_indices import stored_values
+from pipelines.preparation.labels.colors import gif_levels
 
 
 @dataclass(frozen=True)

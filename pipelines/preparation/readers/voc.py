@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.data.manifest import ClassInfo, DatasetError
-from pipelines.preparation.labels.class_indices import voc_color
+from pipelines.preparation.labels.colors import voc_color
 from pipelines.preparation.readers.reader import Listing, Reader, Record, read_names
 
 CLASSES = (

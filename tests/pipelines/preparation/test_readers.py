@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipelines.data.dataset import PreparedDataset, open_dataset
 from pipelines.data.manifest import DatasetError
-from pipelines.preparation.labels.class_indices import voc_color
+from pipelines.preparation.labels.colors import voc_color
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers import READERS, Reader
 from pipelines.preparation.readers.ade20k import ADE20K

@@ -17,7 +17,6 @@ from pipelines.data.image_io import ImageError, open_image, to_indices
 from pipelines.preparation.images.header import read_orientation
 from pipelines.preparation.images.pixels import oriented, read_pixels, stored_range
 from pipelines.preparation.images.reading import ImageReading
-from pipelines.preparation.labels.class_indices import gif_levels
 from tests.support.deep_images import png_chunk, write_png16, write_tiff16
 
 RNG = np.random.default_rng(0)
@@ -182,15 +181,6 @@ def test_orientation_behind_the_pixels_of_a_png_is_read() -> None:
     data = data[:end] + late + data[end:]
     assert read_orientation(io.BytesIO(data)) == 3
     assert np.array_equal(read_pixels(data, ImageReading(exif="apply")).pixels, RGB[::-1, ::-1])
-
-
-def test_gray_gif_labels_are_gray_levels() -> None:
-    """Encoders number the palette anew: levels 0, 7 and 255 become indices 0, 1 and 2."""
-    levels = RNG.choice([0, 7, 255], (6, 9)).astype(np.uint8)
-    opened = open_image(encoded(Image.fromarray(levels), "GIF"))
-    assert np.array_equal(to_indices(gif_levels(opened)), levels)
-    with pytest.raises(ImageError, match="is a GIF in colors"):
-        gif_levels(open_image(encoded(Image.fromarray(RGB).quantize(8), "GIF")))
 
 
 @given(st.integers(1, 65535), st.data())

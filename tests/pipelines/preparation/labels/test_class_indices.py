@@ -16,13 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFilter
 
 from pipelines.data.image_io import ImageError, open_image, to_indices
-from pipelines.preparation.labels.class_indices import (
-    check_lossless,
-    class_indices,
-    indices_of_colors,
-    stored_values,
-    voc_color,
-)
+from pipelines.preparation.labels.class_indices import check_lossless, class_indices, stored_values
+from pipelines.preparation.labels.colors import indices_of_colors, voc_color
 from pipelines.preparation.readers import READERS
 from pipelines.preparation.readers.reader import Record
 from tests.support.deep_images import encode_few_bits
@@ -283,9 +278,3 @@ def test_training_ids_in_a_label_ids_file_are_rejected() -> None:
     image = Image.fromarray(np.array([[0, 18, 255]], np.uint8))
     with pytest.raises(ImageError, match="255, which is not a label id; if these are training"):
         reader.indices(record, image)
-
-
-def test_indices_instead_of_colors_are_rejected() -> None:
-    pixels = np.asarray(Image.fromarray(INDICES).convert("RGB"))
-    with pytest.raises(ImageError, match=r"such as \[0, 0, 0\], .*leave out `label_colors`"):
-        indices_of_colors(pixels, {(9, 9, 200): 0, (200, 9, 9): 1})

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.data.dataset import open_dataset
 from pipelines.data.manifest import DatasetError
-from pipelines.preparation.labels.class_indices import voc_color
+from pipelines.preparation.labels.colors import voc_color
 from pipelines.preparation.prepare_dataset import prepare
 from pipelines.preparation.readers.voc import VOC
 from tests.support.label_sources import write_image, write_label
