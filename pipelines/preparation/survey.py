@@ -12,13 +12,13 @@ from PIL import Image
 
 from pipelines.data.image_io import ImageError
 from pipelines.data.prefetch import prefetch
+from pipelines.preparation.images.deep_values import stored_range
 from pipelines.preparation.images.header import (
     TRANSPOSED,
     Header,
     read_header,
     read_orientation,
 )
-from pipelines.preparation.images.pixels import stored_range
 from pipelines.preparation.images.reading import (
     Exif,
     ImageReading,

@@ -7,9 +7,6 @@ unless the settings say how to read them.
 from __future__ import annotations
 
 import io
-import math
-import re
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,19 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from pipelines.data.image_format import Pixels
-from pipelines.data.image_io import (
-    Array,
-    ImageError,
-    check_jpeg_end,
-    is_index_image,
-    open_image,
-    stored_form,
-    to_indices,
-    to_rgb,
+from pipelines.data.image_io import Array, ImageError, check_jpeg_end, open_image, to_rgb
+from pipelines.preparation.images.deep_values import (
+    check_finite,
+    declared_no_data,
+    deep_values,
+    stored_range,
 )
 from pipelines.preparation.images.header import (
     COLOR_SPACES,
-    DEEP_MODES,
     TRANSPOSED,
     Header,
     orientation,
@@ -46,29 +39,12 @@ from pipelines.preparation.images.reading import (
     scale_advice,
     unreadable,
 )
-from pipelines.preparation.images.tiff import is_tiff, read_no_data, read_tiff
+from pipelines.preparation.images.tiff import is_tiff, read_tiff
 from pipelines.preparation.images.value_range import ValueRange, measured_range
 
 # The orientation that undoes each one.
 _INVERSE = {6: 8, 8: 6}
-
-
-# Pillow keeps the high byte of each 16-bit value. Read in the other byte order, it keeps the low
-# byte, so that two passes give the whole value.
-_OTHER_ORDER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
-
-
 _PALETTES = ("P", "PA")
-_WHOLE_BANDS = ("RGB", "RGBA", "RGBX")
-
-
-def stored_range(data: bytes) -> ValueRange:
-    """Return the range of the values of an image of more than 8 bits. Raises ImageError."""
-    header = read_header(io.BytesIO(data))
-    unknown = header.decodable < header.bands
-    values = read_tiff(data) if unknown else _deep_values(open_image(data), data)
-    _check_finite(values)
-    return measured_range(values, no_data=_no_data(data))
 
 
 @dataclass(frozen=True)
@@ -116,7 +92,7 @@ def read_pixels(
     if image is None or (header.tiff and last_band > header.decodable):
         image, values = None, read_tiff(data)
     elif header.depth:
-        values = _deep_values(image, data)
+        values = deep_values(image, data)
     elif bands is not None and image.mode in _PALETTES:
         values = _palette_levels(image)
     elif bands is not None and header.bands > 1 and image.mode not in COLOR_SPACES:
@@ -126,7 +102,9 @@ def read_pixels(
     if values.ndim == 3:
         values = _choose_bands(values, header, bands)
     pixels: NDArray[Any]
-    pixels, stored = _converted(values, header, reading, _no_data(data) if header.depth else None)
+    pixels, stored = _converted(
+        values, header, reading, declared_no_data(data) if header.depth else None
+    )
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], reading.channels, axis=2)
     upright_by_pillow = isinstance(image, TiffImagePlugin.TiffImageFile)
@@ -188,7 +166,7 @@ def _converted(
     """Return the values in the bits of the reading, and their range if they have more than 8."""
     if not header.depth:
         return values, None
-    _check_finite(values)
+    check_finite(values)
     stored = measured_range(values, reading.scale, no_data)
     if reading.bits == 8:
         assert reading.scale is not None, "lacks_scale has been checked"
@@ -200,20 +178,6 @@ def _converted(
             f"{LARGEST_VALUE}; remove `bits` and set `scale`"
         )
     return values.astype(np.uint16), stored
-
-
-def _no_data(data: bytes) -> float | None:
-    """Return the value that a file declares to mean no data; None if there is none."""
-    return read_no_data(data) if is_tiff(data) else None
-
-
-def _check_finite(values: NDArray[Any]) -> None:
-    finite = np.isfinite(values)
-    if not finite.all():
-        raise ImageError(
-            f"has {finite.size - finite.sum()} values that are not numbers (NaN or infinite); "
-            "replace them"
-        )
 
 
 def oriented(pixels: NDArray[Any], number: int) -> NDArray[Any]:
@@ -248,52 +212,6 @@ def check_single_page(data: bytes) -> None:
     pages = read_header(io.BytesIO(data)).pages
     if pages > 1:
         raise ImageError(pages_problem(pages))
-
-
-def _deep_values(image: Image.Image, data: bytes) -> NDArray[np.generic]:
-    """Return the stored values of an image of more than 8 bits: (height, width) or with bands.
-
-    image: of `data`, decoded by `open_image`.
-    """
-    if "maxval" in image.info:  # Pillow scales the values of a PGM or PPM
-        return to_indices(image) if is_index_image(image) else _ppm_values(data)
-    if image.mode in DEEP_MODES:
-        return np.asarray(image)
-    high = np.asarray(image)
-    with Image.open(io.BytesIO(data)) as opened:
-        rawmode = stored_form(opened)
-        kind, _, order = rawmode.partition(";16")
-        if kind not in _WHOLE_BANDS or order not in _OTHER_ORDER:
-            if is_tiff(data):  # such as one with a plane for each band
-                return read_tiff(data)
-            raise ImageError(
-                f"stores 16-bit values as {rawmode or image.mode}, which cannot be read here; "
-                "save it as 16-bit RGB or gray without alpha"
-            )
-        swapped = f"{kind};16{_OTHER_ORDER[order]}"
-        opened.tile = [
-            tile._replace(
-                args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped
-            )
-            for tile in opened.tile
-        ]
-        opened.load()
-        low = np.asarray(opened)
-    return high.astype(np.uint16) << 8 | low
-
-
-def _ppm_values(data: bytes) -> NDArray[np.uint16]:
-    """Return the values of an intact PPM of 16 bits: uint16 (height, width, 3)."""
-    with Image.open(io.BytesIO(data)) as image:
-        shape = (image.height, image.width, 3)
-        tile = image.tile[0]
-    count = math.prod(shape)
-    if tile.codec_name == "ppm_plain":
-        text = re.sub(rb"#[^\r\n]*", b"", data[tile.offset :])
-        values = np.array(text.split()[:count]).astype(np.uint16)
-    else:
-        values = np.frombuffer(data, ">u2", count, tile.offset).astype(np.uint16)
-    return values.reshape(shape)
 
 
 def _scaled(values: NDArray[np.generic], scale: tuple[float, float]) -> Array:

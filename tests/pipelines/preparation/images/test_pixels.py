@@ -14,8 +14,9 @@ from PIL import Image, ImageOps
 from tifffile import imwrite
 
 from pipelines.data.image_io import ImageError, open_image, to_indices
+from pipelines.preparation.images.deep_values import stored_range
 from pipelines.preparation.images.header import read_orientation
-from pipelines.preparation.images.pixels import oriented, read_pixels, stored_range
+from pipelines.preparation.images.pixels import oriented, read_pixels
 from pipelines.preparation.images.reading import ImageReading
 from tests.support.deep_images import png_chunk, write_png16, write_tiff16
 
