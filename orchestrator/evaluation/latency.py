@@ -19,6 +19,7 @@ from orchestrator.scheduling.devices import worker_device
 from orchestrator.study.evaluation_options import LATENCY, LatencyConfig
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.tracking.evaluations import log_evaluation
 from orchestrator.tracking.store import TrackingStore
 
 
@@ -54,7 +55,7 @@ class MissingLatency(MissingEvaluation):
         with tempfile.TemporaryDirectory(prefix="latency-") as directory:
             file = Path(directory) / "milliseconds.json"
             file.write_text(json.dumps(latency.milliseconds), encoding="utf-8")
-            store.log_evaluation(self.run_id, LATENCY, metrics, tags, Path(directory))
+            log_evaluation(store, self.run_id, LATENCY, metrics, tags, Path(directory))
         return f"{latency.median:.3g} ms for a pass, on {device}"
 
 

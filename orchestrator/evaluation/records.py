@@ -13,6 +13,7 @@ from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.study.user_code import modules_named, modules_of
 from orchestrator.tracking.datasets import DatasetKey
+from orchestrator.tracking.evaluations import log_evaluation
 from orchestrator.tracking.store import TrackingStore
 from pipelines.evaluation.config import EvaluationConfig, InferenceConfig, MetricConfig
 from pipelines.evaluation.counts import write_counts
@@ -134,7 +135,8 @@ def log_scores(
         configs = config.metric_configs
         write_statistics(files, scores.images, scores.measured, configs, samples.identifiers)
         store.log_dataset(model.run_id, dataset, [split])
-        store.log_evaluation(
+        log_evaluation(
+            store,
             model.run_id,
             name,
             scores.metrics(names),

@@ -14,6 +14,7 @@ from orchestrator.evaluation.scoring import Ending, predict_files
 from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.tracking.evaluations import log_evaluation
 from orchestrator.tracking.store import TrackingStore
 from pipelines.evaluation.config import InferenceConfig
 from pipelines.submission import pack
@@ -48,7 +49,7 @@ class MissingPackage(MissingEvaluation):
         with tempfile.TemporaryDirectory(prefix="submission-") as temporary:
             artifacts = Path(temporary)
             (artifacts / package.name).symlink_to(package)
-            store.log_evaluation(self.run_id, self.name, {}, tags, artifacts)
+            log_evaluation(store, self.run_id, self.name, {}, tags, artifacts)
         return f"{len(files)} label maps for {self.benchmark} in {package}"
 
 

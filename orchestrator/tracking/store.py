@@ -292,31 +292,6 @@ class TrackingStore:
             ) from None
         return Path(file)
 
-    def log_evaluation(
-        self,
-        run_id: str,
-        name: str,
-        metrics: Mapping[str, float],
-        tags: Mapping[str, str],
-        files: Path,
-        dataset: DatasetKey | None = None,
-        of_model: bool = True,
-    ) -> None:
-        """Record a later evaluation of a finished run: metrics and files under `eval/NAME/`, tags
-        under `orchestrator.eval.NAME.`. Evaluations with other names do not change.
-
-        dataset: the one it was evaluated on. of_model: whether the run's model was evaluated, which
-        then has the metrics too.
-        """
-        settings = {f"{tag.EVALUATION}{name}.{key}": value for key, value in tags.items()}
-        # Without tags, the evaluation is incomplete while its metrics and files are written.
-        self.set_tags(run_id, dict.fromkeys(settings, ""))
-        prefixed = {f"eval/{name}/{metric}": value for metric, value in metrics.items()}
-        model_id = self.model_id(run_id) if of_model else None
-        self.log_metrics(run_id, prefixed, self._next_step(run_id, prefixed), model_id, dataset)
-        self.client.log_artifacts(run_id, str(files), f"eval/{name}")
-        self.set_tags(run_id, settings)
-
     @contextmanager
     def readable_write_errors(self) -> Iterator[None]:
         """Within this context, raise TrackingError if the store or its artifacts cannot be
@@ -342,16 +317,6 @@ class TrackingStore:
         outputs = self.client.get_run(run_id).outputs
         models = outputs.model_outputs if outputs else []
         return str(models[-1].model_id) if models else None
-
-    def _next_step(self, run_id: str, metrics: Iterable[str]) -> int:
-        """Return the first step that the first of `metrics` does not have yet.
-
-        MLflow shows the value of the highest step; within one step it compares times, and the
-        clocks of two machines differ.
-        """
-        names = [metric_name(name) for name in metrics][:1]
-        steps = [m.step for name in names for m in self.client.get_metric_history(run_id, name)]
-        return max(steps, default=-1) + 1
 
     def evaluations(self, run_id: str) -> dict[str, dict[str, str]]:
         """Return the tags of each later evaluation of a run, by its name."""

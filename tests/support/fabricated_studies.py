@@ -21,6 +21,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.tracking.evaluations import log_evaluation
 from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
@@ -191,7 +192,7 @@ def evaluate_again(
         path = Path(directory) / "counts.arrow"
         write_counts(path, scores.images, identifiers, classes, groups)
         store = TrackingStore(tracking_uri(storage), None)
-        store.log_evaluation(run_id, name, scores.metrics(classes), tags, Path(directory))
+        log_evaluation(store, run_id, name, scores.metrics(classes), tags, Path(directory))
     return 100 * scores.miou
 
 

@@ -30,6 +30,7 @@ from orchestrator.sweep.controller import SweepController
 from orchestrator.sweep.run import study_report
 from orchestrator.tracking import lock
 from orchestrator.tracking.claims import Owner
+from orchestrator.tracking.evaluations import log_evaluation
 from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.runs import RunStatus
 from orchestrator.tracking.store import TrackingError, TrackingStore
@@ -298,7 +299,7 @@ def test_best_model_is_chosen_by_the_latest_scores(swept_study: SweptStudy) -> N
                 "checkpoint": "last",
                 "code": trials[name].code,
             }
-            swept_study.store.log_evaluation(run_id, "flip", {"miou": scores[name]}, tags, empty)
+            log_evaluation(swept_study.store, run_id, "flip", {"miou": scores[name]}, tags, empty)
 
     swept_study.on_score = log_scores
     assert swept_study.sweep()

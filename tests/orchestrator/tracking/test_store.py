@@ -1,7 +1,6 @@
-"""The tracking store: existing runs, evaluations, and unusable stores."""
+"""The tracking store: existing runs and unusable stores."""
 
 import http.server
-import time
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,10 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.tracking import MlflowClient
 
 from orchestrator.study.resolved import ResolvedTrial
+from orchestrator.tracking.evaluations import log_evaluation
 from orchestrator.tracking.store import TrackingError, TrackingStore, is_store_error
 from orchestrator.tracking.study_run import StudyRun
 from tests.support.servers import serving
-from tests.support.tracked_trials import finish
 
 
 def test_run_is_missing_only_if_the_store_says_so(
@@ -33,51 +32,6 @@ def test_run_is_missing_only_if_the_store_says_so(
         assert store.exists(run_id)
     MlflowClient(uri).delete_run(run_id)
     assert not store.exists(run_id)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("evaluated_before", [False, True])
-def test_interrupted_evaluation_is_not_recorded(
-    study_run: StudyRun,
-    trial: ResolvedTrial,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    evaluated_before: bool,
-) -> None:
-    """Killed between its writes, also with an earlier evaluation of the same name."""
-    run_id, store = finish(study_run, trial), study_run.store
-    files = tmp_path / "files"
-    files.mkdir()
-    (files / "counts.arrow").write_text("counts")
-    if evaluated_before:
-        store.log_evaluation(run_id, "flip", {"miou": 0.4}, {"protocol": "old"}, files)
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(store.client, "log_artifacts", killed)
-        with pytest.raises(KeyboardInterrupt):
-            store.log_evaluation(run_id, "flip", {"miou": 0.5}, {"protocol": "new"}, files)
-    protocols = [tags.get("protocol") for tags in store.evaluations(run_id).values()]
-    assert not {"old", "new"} & set(protocols)
-    store.log_evaluation(run_id, "flip", {"miou": 0.5}, {"protocol": "new"}, files)
-    assert store.evaluations(run_id) == {"flip": {"protocol": "new"}}
-    assert store.trial_run(run_id).metrics["eval/flip/miou"] == 0.5
-
-
-def test_repeated_evaluation_counts_despite_a_slow_clock(
-    study_run: StudyRun, trial: ResolvedTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Evaluated again on a machine with a clock that is behind."""
-    run_id, store = finish(study_run, trial), study_run.store
-    files = tmp_path / "files"
-    files.mkdir()
-    now = time.time()
-    for score, clock_lag in ((0.5, 0), (0.4, 3600), (0.3, 7200)):
-        monkeypatch.setattr(time, "time", lambda clock_lag=clock_lag: now - clock_lag)
-        store.log_evaluation(run_id, "flip", {"miou": score}, {"protocol": "a"}, files)
-        assert store.trial_run(run_id).metrics["eval/flip/miou"] == score
 
 
 def test_unusable_store_is_named() -> None:
@@ -129,7 +83,7 @@ def test_refused_upload_is_an_error_of_the_store(
         monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", url)
         message = r"cannot be written \(An error occurred \(AccessDenied\) .*\); check that you may"
         with pytest.raises(TrackingError, match=message), store.readable_write_errors():
-            store.log_evaluation(run_id, "flip", {}, {}, tmp_path / "files", of_model=False)
+            log_evaluation(store, run_id, "flip", {}, {}, tmp_path / "files", of_model=False)
         with pytest.raises(Exception, match="AccessDenied") as caught:
             store.log_artifact(run_id, tmp_path / "files")
     assert is_store_error(caught.value)

@@ -15,6 +15,7 @@ from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking import runs
 from orchestrator.tracking import store as store_module
+from orchestrator.tracking.evaluations import log_evaluation
 from orchestrator.tracking.queries import read_snapshot
 from orchestrator.tracking.store import TrackingError, TrackingStore, now_ms
 from orchestrator.tracking.study_run import StudyRun
@@ -103,7 +104,7 @@ def test_score_that_the_last_evaluation_lacks_is_left_out(
     files = tmp_path / "files"
     files.mkdir()
     for scores in ({"miou": 0.4, "iou/rare": 0.0}, {"miou": 0.5, "iou/road": 0.6}):
-        store.log_evaluation(run_id, "whole", scores, {}, files)
+        log_evaluation(store, run_id, "whole", scores, {}, files)
     store.log_metrics(run_id, {"eval/latency/latency_ms": 3.0}, 7)
     metrics = store.trial_run(run_id).metrics
     assert {k: v for k, v in metrics.items() if k.startswith(("train/", "val/", "eval/"))} == {

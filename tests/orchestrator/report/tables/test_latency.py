@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.study.evaluation_options import LATENCY, LatencyConfig
+from orchestrator.tracking.evaluations import log_evaluation
 from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.store import TrackingStore
 from tests.support.fabricated_studies import PLAIN, fabricate_study, report_of
@@ -39,7 +40,7 @@ def record(
     }
     tags = {"timed": tag, "device": device, "code": "code"}
     with tempfile.TemporaryDirectory() as files:
-        store.log_evaluation(run_id, LATENCY, metrics, tags, Path(files))
+        log_evaluation(store, run_id, LATENCY, metrics, tags, Path(files))
 
 
 def test_latency_is_a_column_with_its_spread(tmp_path: Path, small_streets: Path) -> None:
