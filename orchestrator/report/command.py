@@ -42,7 +42,10 @@ def write_report(options: argparse.Namespace, console: Console) -> int:
     names = dict.fromkeys(re.sub("/.*", "/", name) for name in documents)
     say(console, f"\nwritten: {directory}/ ({', '.join(names)})")
     if not options.only and not study_report.store.replica:
-        reason = study_report.keep(documents)
+        # The report that was saved before may have them.
+        reason = "the per-image pixel counts of some trials are missing"
+        if not report.lacks_counts:
+            reason = study_report.keep(documents)
         message = f"not saved to MLflow: {reason}"
         if not reason:
             message = "saved to the study's MLflow run, under report/"

@@ -86,6 +86,13 @@ class Report:
         return not self.notes.unfinished
 
     @property
+    def lacks_counts(self) -> bool:
+        """Whether the counts of some trials are missing although those of others are there."""
+        rows = self.planned or self.rows
+        scored = sum(result.miou is not None for row in rows for result in row.results)
+        return 0 < sum(len(row.uncounted) for row in rows) < scored
+
+    @property
     def seed_caveats(self) -> list[str]:
         """Warnings that are known before training: whether the study has too few seeds."""
         return list(seed_caveats(self.study, self.rows, self.planned))

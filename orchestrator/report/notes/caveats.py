@@ -35,6 +35,7 @@ def caveats(study: Study, rows: Sequence[Row], planned: Sequence[Row] = ()) -> I
                 f"{row_label(study.config, compared_to)} ({reason}); no difference is shown."
             )
     yield from _without_difference(study, rows, planned)
+    yield from _missing_counts(rows)
     yield from _uncertain_runs(rows)
     yield from _equal_trainings(rows)
     yield from different_scoring(study, rows)
@@ -166,6 +167,8 @@ def _degenerate_classes(rows: Sequence[Row]) -> Iterable[str]:
         counts = [r.counts for row in those for r in row.finished if r.counts is not None]
         if not counts or any(each.classes != counts[0].classes for each in counts):
             continue
+        if any(row.uncounted for row in those):  # nothing is known of these
+            continue
         labeled = np.any([each.labeled for each in counts], axis=0)
         never = _zero_classes(counts)
         if never:
@@ -216,6 +219,20 @@ def _zero_in_single_rows(
         others = sum(len(some) for some in [*by_classes.values()][_LISTED:])
         more = f"; in {counted(others, 'more row')} for other classes" if others else ""
         yield f"IoU is 0 {'; '.join(parts[:_LISTED])}{more}. Other rows are above 0 there."
+
+
+def _missing_counts(rows: Sequence[Row]) -> Iterable[str]:
+    """Yield the trials whose counts are missing although those of others are there."""
+    missing = [result for row in rows for result in row.uncounted]
+    scored = sum(result.miou is not None for row in rows for result in row.results)
+    if missing and len(missing) < scored:
+        names = first_names([result.trial.name for result in missing], _LISTED)
+        runs = first_names([r.run.run_id for r in missing if r.run is not None], _LISTED)
+        yield (
+            f"The per-image pixel counts (counts.arrow) of {counted(len(missing), 'trial')} are "
+            f"not among the artifacts or cannot be read: {names} (run {runs}). Without them, "
+            "differences of these trials' rows have no interval and no p; restore the files."
+        )
 
 
 def _uncertain_runs(rows: Sequence[Row]) -> Iterable[str]:

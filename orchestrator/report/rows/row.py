@@ -73,6 +73,11 @@ class Row:
         return tuple(result for result in self.results if is_finished(result))
 
     @property
+    def uncounted(self) -> tuple[Result, ...]:
+        """The results with a score whose per-image pixel counts could not be read."""
+        return tuple(r for r in self.results if r.miou is not None and r.counts is None)
+
+    @property
     def published(self) -> float | None:
         """The published mIoU of this row in percent."""
         return None if self.reference is None else self.reference.miou

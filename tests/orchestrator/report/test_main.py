@@ -1,5 +1,7 @@
 """The report command: where it reads, where it writes, and bad input."""
 
+import csv
+import io
 import re
 import shutil
 import subprocess
@@ -12,6 +14,13 @@ import pytest
 from orchestrator.report.__main__ import main
 from orchestrator.tracking.open_store import tracking_uri
 from tests.support.fabricated_studies import PLAIN, fabricate_study
+
+THREE_ROWS = (
+    PLAIN.replace("study: plain", "study: three\nseeds: [0, 1]")
+    + """\
+  c: {set: {model: {ppm: false}}}
+"""
+)
 
 pytestmark = pytest.mark.usefixtures("own_store")
 
@@ -46,6 +55,33 @@ def test_command_needs_only_the_tracking_store(finished: Path, tmp_path: Path) -
     )
     assert process.returncode == 0, process.stdout + process.stderr
     assert (tmp_path / "reports" / "plain" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_missing_counts_of_some_trials_are_named(
+    small_streets: Path, tmp_path: Path, own_store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = fabricate_study(tmp_path, small_streets, THREE_ROWS)
+
+    def report() -> str:
+        assert main([str(file), "--storage", str(own_store), "--out", str(tmp_path / "out")]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    def rows() -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO((tmp_path / "out" / "table.csv").read_text())))
+
+    before = report()
+    assert "saved to the study's MLflow run" in before
+    run = rows()[1]["runs"].split()[1]
+    (counts,) = own_store.glob(f"artifacts/three/{run}/artifacts/counts.arrow")
+    counts.unlink()
+    after = report()
+    assert (
+        "The per-image pixel counts (counts.arrow) of 1 trial are not among the artifacts" in after
+    )
+    assert f"b, seed 1 (run {run})" in after
+    assert "not saved to MLflow: the per-image pixel counts of some trials are missing" in after
+    assert [bool(row["interval_low"]) for row in rows()] == [False, False, True]
 
 
 @pytest.mark.parametrize(

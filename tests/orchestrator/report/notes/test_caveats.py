@@ -196,6 +196,13 @@ def test_class_that_no_row_predicts_is_named(complete: Report) -> None:
     assert f"IoU is 0 in every row for: {counts.classes[4]}." in "\n".join(
         caveats(result.study, rows)
     )
+    uncounted = replace(rows[0].results[0], counts=None)
+    rows[0] = replace(rows[0], results=(uncounted, *rows[0].results[1:]))
+    text = "\n".join(caveats(result.study, rows))
+    assert "IoU is 0" not in text, "the missing counts may show otherwise"
+    assert (
+        f"of 1 trial are not among the artifacts or cannot be read: {uncounted.trial.name}" in text
+    )
 
 
 @pytest.mark.slow
