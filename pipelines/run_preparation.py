@@ -85,7 +85,7 @@ def fetch_dataset(options: argparse.Namespace) -> int:
         print(f"{fetched.folder}: unpacked from {fetched.archive}, which you may delete")
         print(f"sha256 {fetched.sha256}, recorded in {fetched.archive.name}.sha256")
     source = shlex.quote(str(fetched.folder))
-    print(f"next: python -m pipelines.prepare {name} --source {source} --destination data/{name}")
+    print(f"next: orchestrator prepare {name} --source {source} --destination data/{name}")
     return 0
 
 

@@ -110,7 +110,7 @@ class Bundle:
         except RecursionError:
             problem = "its values are nested too deeply"
         raise BundleError(
-            f"{directory} is not a bundle ({DESCRIPTION}: {problem}); orchestrator.bundle "
+            f"{directory} is not a bundle ({DESCRIPTION}: {problem}); orchestrator bundle "
             "STUDY.yaml --out DIR writes one"
         )
 
@@ -168,7 +168,7 @@ def opened(path: Path) -> Iterator[Path]:
         found = [*directory.glob(DESCRIPTION), *directory.glob(f"*/{DESCRIPTION}")]
         if not found:
             raise BundleError(
-                f"{path} is not a bundle, because it has no {DESCRIPTION}; orchestrator.bundle "
+                f"{path} is not a bundle, because it has no {DESCRIPTION}; orchestrator bundle "
                 "STUDY.yaml --out FILE.zip writes one"
             )
         yield found[0].parent

@@ -107,7 +107,7 @@ def submit_study(
             raise RemoteError(
                 f"{name} is already running as job {job_id}, from another file or with other "
                 f"options. To follow it: ray job logs {job_id} --follow --address {address}; to "
-                f"replace it, first stop it: python -m orchestrator.studies stop '{name}'"
+                f"replace it, first stop it: orchestrator studies stop '{name}'"
             )
         console.print(
             f"{name} is already running as job {job_id}, with the sources submitted then",
@@ -118,7 +118,7 @@ def submit_study(
     except KeyboardInterrupt:
         console.print(
             f"\nno longer following; the study continues at {address}. Rerun the command to follow "
-            f"it again; to stop it: python -m orchestrator.studies stop '{name}'",
+            f"it again; to stop it: orchestrator studies stop '{name}'",
             highlight=False,
             soft_wrap=True,
         )

@@ -231,8 +231,8 @@ def _use(model: TrainedModel, options: CardOptions) -> Iterable[str]:
         yield (
             "With `pip install segmentation-orchestrator`, the folder is a MODEL of its commands; "
             "`experiment.yaml` has all settings:\n\n```sh\n"
-            f"python -m orchestrator.predict {folder} image.png --out predicted{imports}\n"
-            f"python -m orchestrator.evaluate {folder} --dataset DATASET{imports}\n```"
+            f"orchestrator predict {folder} image.png --out predicted{imports}\n"
+            f"orchestrator evaluate {folder} --dataset DATASET{imports}\n```"
         )
     if "onnx" in options.files and model.image_format.is_stored_as_rgb:
         if options.size is None:

@@ -71,7 +71,7 @@ def _more_stable_training(experiment: Experiment) -> str:
 
 def _repair_data(experiment: Experiment) -> str:
     return (
-        f"run python -m pipelines.prepare inspect {experiment.data.dataset}, then prepare the data "
+        f"run orchestrator prepare inspect {experiment.data.dataset}, then prepare the data "
         "set again"
     )
 

@@ -31,7 +31,7 @@ from pipelines.errors import is_disk_full
 from pipelines.imports import after_imports, importing_libraries
 
 # While a study trains without its output.
-_GOES_ON = "the study goes on; see `python -m orchestrator.studies status`"
+_GOES_ON = "the study goes on; see `orchestrator studies status`"
 # A second Ctrl-C within this time belongs to the immediate stop already in progress.
 _CLOSING_SECONDS = 10.0
 

@@ -66,8 +66,8 @@ def show_outcome(
     if failures.keys() - finished.keys():
         say(
             console,
-            "  (not retried; --retry-failed resumes them; python -m orchestrator.studies logs "
-            "TRIAL prints the output with the traceback)",
+            "  (not retried; --retry-failed resumes them; orchestrator studies logs TRIAL prints "
+            "the output with the traceback)",
             style="dim",
         )
     unfinished = [name for name in decisions if name not in finished and name not in failures]

@@ -236,7 +236,7 @@ def _wait_for_holders(
             if signs[parent.info.run_id] != first_signs.get(parent.info.run_id):
                 raise StudyLockedError(
                     f"study {name!r} is being run by {holder.owner.description}; wait for it, stop "
-                    f"it with `python -m orchestrator.studies stop {name!r}`, or use another "
+                    f"it with `orchestrator studies stop {name!r}`, or use another "
                     f"{option('storage')}"
                 )
             if not is_announced:

@@ -36,7 +36,7 @@ def test_study_goes_on_without_its_output(study: Path, disk: Path) -> None:
         errors.seek(0)
         assert errors.read() == (
             f"warning: standard output ({log}) cannot be written: No space left on device; "
-            "the study goes on; see `python -m orchestrator.studies status`\n"
+            "the study goes on; see `orchestrator studies status`\n"
         )
     (parent,), trials, _ = runs(study)
     assert parent.info.status == "FINISHED"

@@ -50,7 +50,7 @@ def fetch(
     if name in INSTRUCTIONS:
         raise UserError(
             f"{name} cannot be fetched: it {INSTRUCTIONS[name]}\nExpected: {READERS[name].help}\n"
-            f"Then run: python -m pipelines.prepare {name} --source FOLDER --destination DIR"
+            f"Then run: orchestrator prepare {name} --source FOLDER --destination DIR"
         )
     archive = ARCHIVES[name]
     if mirror == "":

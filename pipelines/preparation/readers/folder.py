@@ -97,15 +97,15 @@ class Folder(Reader):
         except OSError as error:
             raise DatasetError(
                 f"{path}: {error.strerror}; create this description of the folders as "
-                "`python -m pipelines.prepare folder --help` shows"
+                "`orchestrator prepare folder --help` shows"
             ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path}: invalid YAML: {error}") from error
         _check_keys(path, "the file", content, (*KEYS, *IMAGE_KEYS))
         if "classes" not in content and "splits" not in content:
             raise DatasetError(
-                f"{path} has neither `classes` nor `splits`; `python -m pipelines.prepare folder "
-                "--help` shows both"
+                f"{path} has neither `classes` nor `splits`; `orchestrator prepare folder --help` "
+                "shows both"
             )
         _check_name(path, content)
         check_image_keys(path, content)

@@ -210,7 +210,7 @@ def test_statistics_that_do_not_fit_the_counts_are_found(
         ("nothing", "cannot be opened ([Errno 2] No such file or directory: "),
         ("study.yaml", "cannot be opened (File is not a zip file); give the directory or zip file"),
         ("empty", "is not a bundle (bundle.json: [Errno 2] No such file or directory: "),
-        ("other.zip", "is not a bundle, because it has no bundle.json; orchestrator.bundle "),
+        ("other.zip", "is not a bundle, because it has no bundle.json; orchestrator bundle "),
     ],
 )
 def test_other_files_are_rejected(

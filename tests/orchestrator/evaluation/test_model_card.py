@@ -120,7 +120,7 @@ def test_text_says_what_was_trained_and_how_to_use_it() -> None:
         assert "\n".join(["<tr>", *(f"<td>{cell}</td>" for cell in row), "</tr>"]) in page, row
     for part in (
         "hf download user/fenet --local-dir fenet",
-        "python -m orchestrator.predict fenet image.png --out predicted",
+        "orchestrator predict fenet image.png --out predicted",
         "onnxruntime.InferenceSession('fenet/model.onnx')",
         "It is one training with one seed.",
         "This is the last checkpoint of the training",

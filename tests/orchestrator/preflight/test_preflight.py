@@ -135,7 +135,7 @@ def test_damaged_images_are_detected(tmp_path: Path, small_streets: Path) -> Non
     with pytest.raises(PreflightError) as caught:
         raise_failures([preflight(trials[0], tmp_path)], trials, Resources(), "cpu")
     assert str(caught.value).startswith("one: data in ")
-    assert f"python -m pipelines.prepare inspect {copy}" in str(caught.value)
+    assert f"orchestrator prepare inspect {copy}" in str(caught.value)
 
 
 @pytest.mark.slow
