@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,6 @@ import ray
 from ray._private import services
 from ray.exceptions import AuthenticationError
 
-import models
-import orchestrator
-import pipelines
 from orchestrator.cluster.address import UnreachableError, check_address
 from orchestrator.cluster.local_node import LocalNodeError, local_options
 from orchestrator.cluster.worker_setup import set_up_worker
@@ -26,6 +24,7 @@ from orchestrator.scheduling.capacity import (
     this_machine,
 )
 from orchestrator.study import user_code
+from orchestrator.study.import_closure import PROJECT_PACKAGES
 from pipelines.errors import UserError
 from pipelines.wording import option
 
@@ -57,8 +56,6 @@ _SETTINGS = {
     # that before it reuses the process, and then loses the next trial without an event.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "86400",
 }
-
-_PROJECT = (models, orchestrator, pipelines)
 
 _LOCAL_SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a local machine is not preempted
@@ -117,7 +114,9 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
     else:
         # Worker processes do not inherit this process's environment, and the cluster's machines
         # may have sources of this project that differ from the recorded code version.
-        own = user_code.runtime_environment({m.__name__: m for m in _PROJECT})
+        own = user_code.runtime_environment(
+            {name: import_module(name) for name in PROJECT_PACKAGES}
+        )
         sources = [*own["py_modules"], *runtime_environment.get("py_modules", [])]
         environment |= {"env_vars": dict(_SETTINGS), "py_modules": sources}
         try:

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -28,11 +29,9 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
-import models
-import orchestrator
-import pipelines
 from models.hugging_face.configuration import is_saved
 from orchestrator.cluster.address import RemoteError
+from orchestrator.study.import_closure import PROJECT_PACKAGES
 from orchestrator.study.study import Study
 from pipelines.config import load_yaml
 from pipelines.data.storage import check_no_secret
@@ -176,7 +175,7 @@ def _working_directory(document: str, modules: Sequence[ModuleType]) -> Iterator
     with tempfile.TemporaryDirectory(prefix="study-") as temporary:
         directory = Path(temporary)
         (directory / _STUDY_FILE).write_text(document, encoding="utf-8")
-        for module in (models, pipelines, orchestrator, *modules):
+        for module in (*map(import_module, PROJECT_PACKAGES), *modules):
             if hasattr(module, "__path__"):
                 source = Path(next(iter(module.__path__)))
                 shutil.copytree(source, directory / source.name, ignore=_NOT_SOURCES)

@@ -8,6 +8,8 @@ from typing import Any
 
 import ray
 
+from orchestrator.study.import_closure import PROJECT_PACKAGES
+
 
 def set_up_worker() -> None:
     """Set this process's cluster address, and pin this project's packages."""
@@ -15,7 +17,7 @@ def set_up_worker() -> None:
     # the workers of a driver that the dashboard does not know. Without an address it asks the
     # cluster that was started last on this machine, which may be another user's.
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    sys.meta_path.insert(0, PinnedPackages("models", "orchestrator", "pipelines"))
+    sys.meta_path.insert(0, PinnedPackages(*PROJECT_PACKAGES))
 
 
 class PinnedPackages:

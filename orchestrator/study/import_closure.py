@@ -8,6 +8,10 @@ from importlib.util import resolve_name
 from pathlib import Path
 from types import ModuleType
 
+# What is not user code: the top-level packages of this project, and directories of installed ones.
+PROJECT_PACKAGES = ("models", "orchestrator", "pipelines")
+INSTALLED_DIRECTORIES = frozenset({"site-packages", "dist-packages"})
+
 
 def source_files(module: ModuleType) -> list[Path]:
     """Return the source files of a package, or of a single module."""

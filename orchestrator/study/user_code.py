@@ -17,7 +17,11 @@ from models import LossTermConfig
 from models.registry import ClassConfig
 from models.user_code import describe
 from orchestrator.study.evaluation_options import ProtocolConfig
-from orchestrator.study.import_closure import source_files
+from orchestrator.study.import_closure import (
+    INSTALLED_DIRECTORIES,
+    PROJECT_PACKAGES,
+    source_files,
+)
 from orchestrator.study.validation import check_arguments
 from orchestrator.study.yaml_source import Keys, Problem, Source, StudyError
 from pipelines.data.config import TransformConfig
@@ -26,10 +30,7 @@ from pipelines.network.config import NetworkConfig
 from pipelines.training.config import OptimizerConfig, TrainingConfig
 from pipelines.training.experiment import Experiment
 
-_PROJECT = ("models", "orchestrator", "pipelines")
-_VERSIONED = (*_PROJECT, "torch", "kornia")
-# Directories of installed packages.
-_INSTALLED = {"site-packages", "dist-packages"}
+_VERSIONED = (*PROJECT_PACKAGES, "torch", "kornia")
 
 
 def import_modules(names: Sequence[str], source: Source) -> None:
@@ -200,7 +201,7 @@ def _with_imported(names: tuple[str, ...]) -> tuple[ModuleType, ...]:
 
 def is_installed(module: ModuleType) -> bool:
     """Whether a module is an installed package rather than user code."""
-    return not _INSTALLED.isdisjoint(source_files(module)[0].parts)
+    return not INSTALLED_DIRECTORIES.isdisjoint(source_files(module)[0].parts)
 
 
 def _imported_by(module: ModuleType) -> set[str]:
@@ -218,13 +219,13 @@ def _imported_by(module: ModuleType) -> set[str]:
 def _is_user_code(name: str) -> bool:
     """Whether a top-level module is user code: not of the standard library, this project or an
     installed package. Does not import it."""
-    if name in _PROJECT or name in sys.stdlib_module_names:
+    if name in PROJECT_PACKAGES or name in sys.stdlib_module_names:
         return False
     spec = importlib.util.find_spec(name)
     if spec is None:
         return False
     paths = [spec.origin] if spec.origin else [*(spec.submodule_search_locations or ())]
-    return bool(paths) and _INSTALLED.isdisjoint(Path(paths[0]).parts)
+    return bool(paths) and INSTALLED_DIRECTORIES.isdisjoint(Path(paths[0]).parts)
 
 
 def runtime_environment(modules: Mapping[str, ModuleType]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Literal
 
+from orchestrator.study.import_closure import INSTALLED_DIRECTORIES, PROJECT_PACKAGES
+
 # Of the causes of several workers, the first listed explains the others: a worker that runs out of
 # memory makes its peers fail.
 Cause = Literal[
@@ -78,11 +80,6 @@ class TrialError(RuntimeError):
         self.failure = failure
 
 
-# Top-level packages of this project, and directories of installed packages.
-_PROJECT = ("models", "orchestrator", "pipelines")
-_INSTALLED = {"site-packages", "dist-packages"}
-
-
 def user_line(error: BaseException) -> str:
     """Return the last line of the user's own code in the traceback of an error, such as
     `networks/mine.py, line 12`; empty if none of it is involved."""
@@ -100,9 +97,11 @@ def _user_file(frame: FrameType) -> str:
     part of this project, an installed package or Python."""
     file, name = Path(frame.f_code.co_filename), frame.f_globals.get("__name__", "")
     module = sys.modules.get(name)
-    if name.partition(".")[0] in _PROJECT or module is None or not file.is_absolute():
+    if name.partition(".")[0] in PROJECT_PACKAGES or module is None or not file.is_absolute():
         return ""
-    if _INSTALLED & set(file.parts) or file.is_relative_to(sysconfig.get_paths()["stdlib"]):
+    if INSTALLED_DIRECTORIES & set(file.parts) or file.is_relative_to(
+        sysconfig.get_paths()["stdlib"]
+    ):
         return ""
     folders = name.count(".") + (file.name == "__init__.py")
     return str(Path(*file.parts[-1 - folders :]))
