@@ -138,7 +138,7 @@ class Preflight:
         results = self._run(
             trials,
             "preflight",
-            lambda: self._stopped() or budget.hold_reason() is not None,
+            lambda: self._stopped() or budget.pause_reason() is not None,
             partial(nodes_at_full_size, self._study.config.resources),
         )
         self._learn(results, trials, "preflight")

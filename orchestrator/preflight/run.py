@@ -212,11 +212,11 @@ class _Events:
     def stopped_early(self, name: str) -> None:
         """Preflight runs are not stopped early."""
 
-    def held(self, name: str) -> None:
+    def paused(self, name: str) -> None:
         """A stopped preflight run has no result."""
 
-    def hold_requested(self) -> bool:
-        """A hold ends preflight runs at once, by `stop_requested`."""
+    def pause_requested(self) -> bool:
+        """A pause ends preflight runs at once, by `stop_requested`."""
         return False
 
     def may_start(self, pending: int) -> bool:

@@ -40,7 +40,7 @@ class Budget:
         self._started = 0
         self._failed = 0
         self._left_out: str | None = None
-        self._held: str | None = None
+        self._pause_reason: str | None = None
 
     def started(self, name: str, waits: bool = False) -> None:
         """Record that a trial's processes are being started. waits: whether its workers may still
@@ -88,16 +88,16 @@ class Budget:
         """Return the device-hours of a running trial since its last report."""
         return self._size[name] * (self._clock() - self._since[name]) / 3600
 
-    def hold(self, reason: str) -> None:
-        """Hold the trials for another reason, as if a limit were reached."""
-        self._held = self._held or reason
+    def pause(self, reason: str) -> None:
+        """Make running trials end at their next checkpoint, as if a limit were reached."""
+        self._pause_reason = self._pause_reason or reason
 
-    def hold_reason(self) -> str | None:
+    def pause_reason(self) -> str | None:
         """Return the limit that makes running trials end at their next checkpoint; None if no limit
         is reached."""
         limits = self._limits
-        if self._held is not None:
-            return self._held
+        if self._pause_reason is not None:
+            return self._pause_reason
         if limits.gpu_hours is not None and self.device_hours >= limits.gpu_hours:
             return (
                 f"limits.gpu_hours: this study has used {self.device_hours:.3g} of "
@@ -120,11 +120,11 @@ class Budget:
         """Whether the limits allow one more trial, in addition to `pending` ones about to start."""
         trials = self._limits.trials
         within = trials is None or self._started + pending < trials
-        return self.hold_reason() is None and within
+        return self.pause_reason() is None and within
 
     def leave_out(self) -> None:
         """Record that the limit reached now kept a trial from starting or from finishing."""
-        reason = self.hold_reason()
+        reason = self.pause_reason()
         if reason is None and not self.may_start():
             reason = (
                 f"limits.trials: this command has started {counted(self._started, 'trial')}; "

@@ -22,12 +22,13 @@ def is_address(text: str) -> bool:
 @dataclass(frozen=True)
 class NotifyOptions:
     """Who is notified when a command ends that trains: the study is finished, has failed, or is
-    held by a limit, a full disk or a stop.
+    interrupted by a limit, a full disk or a stop.
 
     url: a webhook, to which a JSON object is posted. Its key `text` is a sentence, which Slack,
         Mattermost and Discord (with `/slack` at the end of the URL) show; the other keys are
-        `study`, `status`, `trials`, `finished`, `failed` and `page`. Environment variables such as
-        `$WEBHOOK` are replaced when the message is sent, so that a secret stays out of the file.
+        `study`, `status`, `trials`, `finished`, `failed`, `incomplete` and `page`. Environment
+        variables such as `$WEBHOOK` are replaced when the message is sent, so that a secret stays
+        out of the file.
     command: a program and its arguments, such as `[notify-send, Study]`. The sentence is added as
         the last argument, and the JSON object is its standard input.
     """

@@ -124,7 +124,7 @@ class SweepController:
                     attempted |= {trial.identity for trial in todo}
                     self._train(study_run, todo, decisions, budget, refresher.request)
                 elif any(decision.action == "wait" for decision in decisions.values()):
-                    if budget.hold_reason() is not None:
+                    if budget.pause_reason() is not None:
                         budget.leave_out()
                         break
                     console, stop = self.context.console, self.context.stop
@@ -154,8 +154,8 @@ class SweepController:
             decisions = self._reconcile()  # the evaluation has added scores
             report = self._conclude(study_run, decisions)
             done = len(self.finished) == len(self.trials) and not evaluation_failures
-            held = self.context.stop.requested or bool(self._limit_reached())
-            status = study_status(done, held, self._other_results(report))
+            interrupted = self.context.stop.requested or bool(self._limit_reached())
+            status = study_status(done, interrupted, self._other_results(report))
             if done and self._started_after is not None:
                 end = time.monotonic() - self._trained_at
                 name = self.study.config.study
@@ -261,7 +261,7 @@ class SweepController:
         representative = {trial.identity: trial for trial in reversed(todo)}
         unique = list(reversed(representative.values()))
         before_preflight = time.monotonic()
-        if self.context.preflight and budget.hold_reason() is None:
+        if self.context.preflight and budget.pause_reason() is None:
             preflight = Preflight(
                 self.study, self.trials, self.placement, self.context, self.planner
             )
@@ -300,7 +300,7 @@ class SweepController:
             logger.exception("the report could not be written")
 
     def _limit_reached(self) -> str | None:
-        """Return the limit because of which trials were skipped or held."""
+        """Return the limit because of which trials were skipped or stopped."""
         return self.budget.left_out_reason() if self.budget else None
 
     def _other_results(self, report: Report) -> list[Result]:
@@ -331,7 +331,7 @@ class SweepController:
         else:
             say(console, study_run.page.note, style="yellow")
         if limit and len(self.finished) < len(self.trials):
-            say_labeled(console, "held", "bold yellow", limit)
+            say_labeled(console, "stopped", "bold yellow", limit)
         instructions = self.store.viewing_instructions(study_run.experiment_id, study_run.parent_id)
         say(console, f"\n{instructions}")
         return report

@@ -1,4 +1,4 @@
-"""Watches the disk of the storage: a study is held while a checkpoint of each trial still fits."""
+"""Watches the disk of the storage: a study ends while a checkpoint of each trial still fits."""
 
 import shutil
 import tempfile

@@ -41,7 +41,7 @@ def evaluate_finished(
     def ending(waits: bool) -> str:
         if context.stop.requested:
             return "stopped"
-        reason = budget.hold_reason() if waits else None
+        reason = budget.pause_reason() if waits else None
         if reason is not None:
             budget.leave_out()
         return reason or ""

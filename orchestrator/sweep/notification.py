@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 _URL_SECONDS = 10.0
 _COMMAND_SECONDS = 60.0
-_WORDS: dict[str, str] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "held"}
+_WORDS: dict[str, str] = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
 
 
 def check_notifications(options: NotifyOptions) -> None:
@@ -55,8 +55,8 @@ def message(
     """Return the JSON object of a message.
 
     trials: their number. finished: names of the finished ones. failures: by trial name, why it
-    failed, or which evaluation of a finished one is missing and why. reason: why the study is
-    held. page: address of its table.
+    failed, or which evaluation of a finished one is missing and why. reason: why the study was
+    interrupted. page: address of its table.
     """
     word = _WORDS[status]
     text = f"{study}: {word}, {len(finished)} of {trials} trials finished"

@@ -73,26 +73,26 @@ class Recorder:
         """Whether to end the trials now. This is `GRACE_SECONDS` after the user's request, because
         the trials first get time to write a checkpoint and end by themselves.
 
-        A hold ends the trials that may wait for machines in the same way, once all others have
+        A pause ends the trials that may wait for machines in the same way, once all others have
         ended, because a trial that waits reports nothing at which it could end. One that has found
         its machines meanwhile writes a checkpoint within its epoch.
         """
-        if not self._context.stop.requested and not (self._hold_reached() and self._budget.idle()):
+        if not self._context.stop.requested and not (self._pause_needed() and self._budget.idle()):
             return False
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
             self._stop_file.request()
         return time.monotonic() - self._stopping_since > GRACE_SECONDS
 
-    def hold_requested(self) -> bool:
+    def pause_requested(self) -> bool:
         """Whether the user has requested a stop, a limit of the study is reached, or the disk is
         nearly full."""
-        return self._context.stop.requested or self._hold_reached()
+        return self._context.stop.requested or self._pause_needed()
 
-    def _hold_reached(self) -> bool:
+    def _pause_needed(self) -> bool:
         if self._space is not None and (shortage := self._space.shortage()):
-            self._hold(shortage)
-        return self._budget.hold_reason() is not None
+            self._pause(shortage)
+        return self._budget.pause_reason() is not None
 
     def may_start(self, pending: int) -> bool:
         """Whether the limits allow another trial."""
@@ -173,8 +173,8 @@ class Recorder:
         if self._context.stop.requested or self._writer.is_deleted(name):
             return  # a consequence of the stop; the study's end closes the run
         if failure.cause == "disk full":
-            self._hold(disk_full_message(self._context.storage))
-            return self.held(name)
+            self._pause(disk_full_message(self._context.storage))
+            return self.paused(name)
         self._budget.ended(name, failed=True)
         self.failures[name] = failure.message
         run_id = self._trials[name].run_id
@@ -182,23 +182,23 @@ class Recorder:
         self._mirrors.end(run_id, False)
         self._progress.ended(name, TrialState.FAILED, failure.message)
 
-    def held(self, name: str) -> None:
+    def paused(self, name: str) -> None:
         """The trial has ended at a checkpoint, because a limit was reached."""
         self._budget.ended(name)
-        limit = self._budget.hold_reason()
+        limit = self._budget.pause_reason()
         if limit:
             self._budget.leave_out()
-        reason = f"held at a checkpoint: {limit}" if limit else "the study was stopped"
+        reason = f"stopped at a checkpoint: {limit}" if limit else "the study was stopped"
         run_id = self._trials[name].run_id
         self._writer.close_run(name, lambda: self._study_run.end_trial(run_id, "KILLED", reason))
         self._mirrors.end(run_id, False)
-        self._progress.ended(name, TrialState.INTERRUPTED, "held at a checkpoint")
+        self._progress.ended(name, TrialState.INTERRUPTED, "stopped at a checkpoint")
 
-    def _hold(self, reason: str) -> None:
+    def _pause(self, reason: str) -> None:
         """End all trials at their next checkpoint; print the reason once."""
-        if self._budget.hold_reason() is None:
+        if self._budget.pause_reason() is None:
             self._progress.say(reason)
-        self._budget.hold(reason)
+        self._budget.pause(reason)
 
     def stopped_early(self, name: str) -> None:
         """Early stopping has ended the trial; it has not failed, and is not trained again."""

@@ -95,13 +95,14 @@ def join_names(names: Iterable[str]) -> str:
     return "; ".join(repr(name) if ";" in name else name for name in names)
 
 
-def study_status(done: bool, held: bool, others: Iterable[Result]) -> RunStatus:
+def study_status(done: bool, interrupted: bool, others: Iterable[Result]) -> RunStatus:
     """Return the status of the study's run. done: all trials of this command are finished and
-    scored; held: the user or a limit stopped it; others: results of the study's other trials."""
+    scored; interrupted: the user or a limit stopped it; others: results of the study's other
+    trials."""
     unfinished = [result for result in others if not _is_done(result)]
     if done and not unfinished:
         return "FINISHED"
-    if held:
+    if interrupted:
         return "KILLED"
     return (
         "KILLED"

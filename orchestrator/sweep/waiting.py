@@ -30,7 +30,7 @@ def wait_for_others(
             alias = "" if run.name == name else f" as {run.name}"
             say(trainer + alias)
     stop.graceful = True
-    while not stop.requested and budget.hold_reason() is None:
+    while not stop.requested and budget.pause_reason() is None:
         time.sleep(_POLL_SECONDS)
         current = decide()
         if any(current[name].action != "wait" for name in waiting):

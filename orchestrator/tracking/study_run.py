@@ -275,9 +275,9 @@ class StudyRun:
 
     def close_trials(self, reason: str = "") -> None:
         """Close the study's open trials, which nothing trains any more, as interrupted; does
-        nothing if the lock was lost. reason: the limit that held them; by default a stop."""
+        nothing if the lock was lost. reason: the limit that stopped them; by default the user."""
         with suppress(StudyLockLostError):
-            self._close_left_behind(reason or "the study was stopped; run it again to continue")
+            self._close_left_behind(reason or "the study was stopped; rerun the command to resume")
 
     def close(self, status: RunStatus) -> None:
         """Close the parent run with `status`, or with its previous status if its page shows another

@@ -51,13 +51,13 @@ class TrialEvents(Protocol):
     def stopped_early(self, name: str) -> None:
         """Early stopping ended the trial."""
 
-    def held(self, name: str) -> None:
-        """The trial ended at a checkpoint, because of `hold_requested`."""
+    def paused(self, name: str) -> None:
+        """The trial ended at a checkpoint, because of `pause_requested`."""
 
     def stop_requested(self) -> bool:
         """Whether all trials must end immediately."""
 
-    def hold_requested(self) -> bool:
+    def pause_requested(self) -> bool:
         """Whether every running trial must end at its next checkpoint."""
 
     def may_start(self, pending: int) -> bool:
@@ -79,7 +79,7 @@ class EventChannel:
 
     def ending(self) -> bool:
         """Whether the running trials must end, immediately or at their next checkpoint."""
-        return self.events.stop_requested() or self.events.hold_requested()
+        return self.events.stop_requested() or self.events.pause_requested()
 
     def closed(self, suggested: int) -> bool:
         """Whether no trial may start after the first `suggested` ones."""
@@ -92,7 +92,7 @@ class EventChannel:
 class RequestStopper(tune.Stopper):
     """Stops trials on request.
 
-    A stop request ends all trials, a hold request each at its next report, which comes with a
+    A stop request ends all trials, a pause request each at its next report, which comes with a
     checkpoint, and a deleted run its own trial. A trial that has reported its last epoch is left to
     write its results, unless its run was deleted.
     """
@@ -175,7 +175,7 @@ class EventCallback(tune.Callback):
         if trial.trial_id in self._finished or self._channel.events.unwanted(self._name(trial)):
             return
         if self._channel.ending():
-            self._channel.events.held(self._name(trial))
+            self._channel.events.paused(self._name(trial))
         else:
             self._channel.events.stopped_early(self._name(trial))
 
@@ -192,7 +192,7 @@ class EventCallback(tune.Callback):
                 failure = replace(failure, message=prefix + failure.message)
             self._channel.events.failed(name, failure)
         elif self._channel.ending():
-            self._channel.events.held(name)
+            self._channel.events.paused(name)
         elif self._channel.events.unwanted(name):
             self._channel.events.failed(name, failure)
         else:
@@ -210,10 +210,10 @@ class EventCallback(tune.Callback):
         self._restarted.add(name)
         return True
 
-    def hold_unfinished_retries(self) -> None:
+    def report_unfinished_retries(self) -> None:
         """Report the trials whose next attempt was not started before the study was stopped."""
         for name in self._retried:
-            self._channel.events.held(name)
+            self._channel.events.paused(name)
 
     def _lost_process(self, trial: TuneTrial) -> Failure:
         """Return why the process of a trial's Tune function ended."""

@@ -114,7 +114,7 @@ def run_jobs(
         ),
     )
     tuner.fit()
-    callback.hold_unfinished_retries()
+    callback.report_unfinished_retries()
 
 
 def _train(job: Job) -> dict[str, Any]:

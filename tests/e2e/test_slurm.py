@@ -79,14 +79,14 @@ def test_jobs_of_a_second_user_write_checkpoints_before_they_end_and_resume(slur
     wait_for_worker_log(slurm, job, "epoch 2 of 2000")
     slurm.run("bob", f"scancel {job}")
     assert slurm.wait(job) == "CANCELLED"
-    assert "strong: interrupted: held at a checkpoint" in slurm.log("bob", job)
+    assert "strong: interrupted: stopped at a checkpoint" in slurm.log("bob", job)
 
     job = slurm.submit("bob", f"--nodes=1 {JOB}")
     wait_for_worker_log(slurm, job, "resumed after epoch")
     # Slurm sends this signal at the time that `--signal` sets, five minutes before the time limit.
     slurm.run("bob", f"scancel --batch --signal=INT {job}")
     assert slurm.wait(job) == "FAILED"
-    assert "strong: interrupted: held at a checkpoint" in slurm.log("bob", job)
+    assert "strong: interrupted: stopped at a checkpoint" in slurm.log("bob", job)
     assert "epoch 2000 of 2000" not in worker_log(slurm)
     for node in slurm.nodes:
         assert not node.execute("sh", "-c", "ls -d /tmp/ray-*").stdout

@@ -108,14 +108,14 @@ class Events:
     def stopped_early(self, name: str) -> None:
         self._end(name, "stopped early")
 
-    def held(self, name: str) -> None:
-        self._end(name, "held")
+    def paused(self, name: str) -> None:
+        self._end(name, "paused")
 
     def stop_requested(self) -> bool:
         return False
 
-    def hold_requested(self) -> bool:
-        return self.budget.hold_reason() is not None
+    def pause_requested(self) -> bool:
+        return self.budget.pause_reason() is not None
 
     def may_start(self, pending: int) -> bool:
         return self.budget.may_start(pending)
@@ -124,7 +124,7 @@ class Events:
         return False
 
     def _end(self, name: str, outcome: str) -> None:
-        self.budget.ended(name, failed=outcome not in ("finished", "held", "stopped early"))
+        self.budget.ended(name, failed=outcome not in ("finished", "paused", "stopped early"))
         self.at_work.discard(name)
         assert name not in self.ends
         self.ends[name] = outcome
@@ -170,7 +170,7 @@ def test_spent_gpu_hours_hold_running_trials_at_their_next_report(
     jobs = [job(str(index)) for index in range(1, 4)]
     events = Events(jobs, Limits(gpu_hours=0.3 / 3600))
     run(jobs, tmp_path, events, max_concurrent=2)
-    assert events.ends == {"1": "held", "2": "held"}
+    assert events.ends == {"1": "paused", "2": "paused"}
     assert all(1 <= epoch < EPOCHS for epoch in events.epochs.values())
 
 
@@ -178,10 +178,10 @@ def test_a_trial_whose_machine_does_not_come_ends_at_a_hold(cluster: None, tmp_p
     class HeldStudy(Events):
         def finished(self, name: str, outcome: dict[str, Any]) -> None:
             super().finished(name, outcome)
-            self.budget.hold("a limit")
+            self.budget.pause("a limit")
 
         def stop_requested(self) -> bool:  # as `Recorder`
-            return self.hold_requested() and self.budget.idle()
+            return self.pause_requested() and self.budget.idle()
 
     jobs = [job("1"), replace(job("2"), resources={"CPU": 64.0})]
     events = HeldStudy(jobs)

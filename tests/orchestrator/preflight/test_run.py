@@ -68,7 +68,7 @@ def test_preflight_requests_machines_and_ends_at_a_limit_while_it_waits_for_them
     def run_jobs(jobs: Any, concurrent: Any, events: Any, *_: Any, nodes: Any, **__: Any) -> None:
         assert nodes() == machines  # not only those that are up
         stops.append(events.stop_requested())
-        budget.hold("limits.wall_hours")
+        budget.pause("limits.wall_hours")
         stops.append(events.stop_requested())
 
     monkeypatch.setattr(run, "run_jobs", run_jobs)

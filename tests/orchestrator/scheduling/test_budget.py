@@ -26,7 +26,7 @@ def test_study_without_limits_is_never_stopped() -> None:
     unlimited.started("a")
     clock.now += 1e9
     unlimited.ended("a", failed=True)
-    assert unlimited.hold_reason() is None
+    assert unlimited.pause_reason() is None
     assert unlimited.may_start()
     assert unlimited.left_out_reason() is None
 
@@ -41,9 +41,9 @@ def test_gpu_hours_include_every_device_of_running_and_ended_trials() -> None:
     limited.started("b")
     assert limited.device_hours == pytest.approx(4)
     clock.now += 3600 * 1.4
-    assert limited.hold_reason() is None
+    assert limited.pause_reason() is None
     clock.now += 3600 * 0.2
-    assert "this study has used 10.4 of 10 GPU-hours" in str(limited.hold_reason())
+    assert "this study has used 10.4 of 10 GPU-hours" in str(limited.pause_reason())
     assert not limited.may_start()
 
 
@@ -89,7 +89,7 @@ def test_gpu_hours_follow_the_current_number_of_workers() -> None:
 
 
 def test_gpu_hours_of_earlier_commands_are_included() -> None:
-    assert budget(Clock(), spent=10.0, gpu_hours=10).hold_reason() is not None
+    assert budget(Clock(), spent=10.0, gpu_hours=10).pause_reason() is not None
 
 
 def test_wall_hours_start_with_the_command() -> None:
@@ -98,9 +98,9 @@ def test_wall_hours_start_with_the_command() -> None:
     clock.now += 7199
     assert limited.may_start()
     clock.now += 1
-    assert "limits.wall_hours: this command has run for its 2 h" in str(limited.hold_reason())
+    assert "limits.wall_hours: this command has run for its 2 h" in str(limited.pause_reason())
     began = clock.now - 7200  # the trials were resolved, and a preflight ran
-    assert Budget(Limits(wall_hours=2), 1, clock=clock, began=began).hold_reason() is not None
+    assert Budget(Limits(wall_hours=2), 1, clock=clock, began=began).pause_reason() is not None
 
 
 def test_trial_limit_lets_started_trials_finish() -> None:
@@ -110,7 +110,7 @@ def test_trial_limit_lets_started_trials_finish() -> None:
     assert not limited.may_start(pending=1)
     limited.started("b")
     assert not limited.may_start()
-    assert limited.hold_reason() is None
+    assert limited.pause_reason() is None
     assert limited.left_out_reason() is None  # there may not be a third trial
     limited.leave_out()
     assert "limits.trials: this command has started 2 trials" in str(limited.left_out_reason())
@@ -122,7 +122,7 @@ def test_limit_reached_after_the_last_trial_leaves_nothing_out() -> None:
     limited.started("a")
     limited.ended("a", failed=True)
     clock.now += 7200  # scoring takes longer than the limit
-    assert limited.hold_reason() is not None
+    assert limited.pause_reason() is not None
     assert limited.left_out_reason() is None
     limited.leave_out()
     assert "limits.wall_hours: this command has run for its 1 h" in str(limited.left_out_reason())
@@ -137,7 +137,7 @@ def test_failure_limit_stops_the_study_at_its_value() -> None:
     limited.ended("b")
     assert limited.may_start()
     limited.ended("c", failed=True)
-    assert "limits.failures: 2 trials have failed" in str(limited.hold_reason())
+    assert "limits.failures: 2 trials have failed" in str(limited.pause_reason())
 
 
 def test_recorded_hours_prefer_gpu_hours() -> None:

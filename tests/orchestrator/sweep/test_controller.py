@@ -375,7 +375,7 @@ def test_nothing_starts_once_the_limit_of_hours_is_reached(swept_study: SweptStu
     swept_study.store.log_metrics(run_id, {"trial/worker_hours": 2.5}, 2)
     swept_study.file.write_text(swept_study.file.read_text() + "limits: {gpu_hours: 2}\n")
     assert not swept_study.sweep()  # starting the cluster would raise an error
-    assert "held limits.gpu_hours: this study has used 2.5 of 2 worker-hours" in " ".join(
+    assert "stopped limits.gpu_hours: this study has used 2.5 of 2 worker-hours" in " ".join(
         swept_study.output.split()
     )
     assert "run the same command" not in swept_study.output
@@ -445,7 +445,7 @@ def test_trials_that_a_limit_kept_from_starting_say_so(
         for trial in todo:
             study_run.begin_trial(trial, None, None)
         assert self.budget is not None
-        self.budget.hold("limits.gpu_hours: used up")
+        self.budget.pause("limits.gpu_hours: used up")
         self.budget.leave_out()
 
     monkeypatch.setattr(SweepController, "_train", train)

@@ -126,4 +126,4 @@ def test_wall_hours_include_the_time_before_the_first_trial(
         controller.began = time.monotonic() - 3600 * hours
         budget = train(controller)
     assert len(checked) == 1  # no preflight of trials that may not start
-    assert "limits.wall_hours" in str(budget.hold_reason())
+    assert "limits.wall_hours" in str(budget.pause_reason())

@@ -114,7 +114,9 @@ def test_unusable_addresses_are_refused_before_training(monkeypatch: pytest.Monk
 
 def test_a_held_study_says_why() -> None:
     content = message("flows", "KILLED", 3, ["a"], {}, "limits.gpu_hours is reached", "")
-    assert content["text"] == "flows: held, 1 of 3 trials finished; limits.gpu_hours is reached"
+    assert content["text"] == (
+        "flows: interrupted, 1 of 3 trials finished; limits.gpu_hours is reached"
+    )
 
 
 def test_a_trained_trial_without_a_score_has_not_failed() -> None:
@@ -124,6 +126,6 @@ def test_a_trained_trial_without_a_score_has_not_failed() -> None:
     assert content["incomplete"] == {"a": "not scored under flip: stopped"}
     assert content["finished"] == 2
     assert content["text"] == (
-        "flows: held, 2 of 3 trials finished; b failed: out of memory; "
+        "flows: interrupted, 2 of 3 trials finished; b failed: out of memory; "
         "a incomplete: not scored under flip: stopped"
     )

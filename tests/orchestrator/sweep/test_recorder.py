@@ -227,13 +227,13 @@ def test_full_disk_holds_the_study_instead_of_failing_the_trial(
     recording: TrialRecording, tmp_path: Path
 ) -> None:
     recording.recorder.failed(NAME, Failure("disk full", "OSError: No space left on device"))
-    assert recording.recorder.hold_requested()
+    assert recording.recorder.pause_requested()
     assert not recording.recorder.may_start(0)
     recording.recorder.close()
     assert recording.recorder.failures == {}
     ((status, reason),) = recording.study.ended
     assert status == "KILLED"
-    assert reason.startswith("held at a checkpoint: no space left on the disk of ")
+    assert reason.startswith("stopped at a checkpoint: no space left on the disk of ")
     assert "rerun the same command" in (recording.budget.left_out_reason() or "")
 
 
@@ -241,12 +241,12 @@ def test_a_hold_ends_trials_that_wait_for_machines_once_none_trains(
     recording: TrialRecording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "GRACE_SECONDS", 0.0)
-    recording.budget.hold("no space")
-    assert recording.recorder.hold_requested()
+    recording.budget.pause("no space")
+    assert recording.recorder.pause_requested()
     assert not recording.recorder.stop_requested()  # the trial ends at its next report
     recording.recorder.interrupted(NAME)
     assert recording.waiting == [NAME]
     assert recording.recorder.stop_requested()
-    recording.recorder.held(NAME)
+    recording.recorder.paused(NAME)
     recording.recorder.close()
-    assert recording.study.ended == [("KILLED", "held at a checkpoint: no space")]
+    assert recording.study.ended == [("KILLED", "stopped at a checkpoint: no space")]

@@ -281,14 +281,14 @@ def test_limit_is_reported_only_if_a_trial_was_left_out(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by_user", [False, True])
-def test_trial_held_by_a_limit_is_left_out_but_not_one_stopped_by_the_user(
+def test_trial_stopped_by_a_limit_is_left_out_but_not_one_stopped_by_the_user(
     make: Callable[..., RecordedStudy], by_user: bool
 ) -> None:
     recorded = make(Limits() if by_user else Limits(wall_hours=1e-9))
     for name in recorded.trials:
         recorded.recorder.started(name)
     recorded.stop.requested = by_user
-    recorded.recorder.held("one")
+    recorded.recorder.paused("one")
     recorded.recorder.close()
     assert (recorded.budget.left_out_reason() is None) == by_user
     assert recorded.status("one") == "KILLED"

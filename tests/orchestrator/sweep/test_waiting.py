@@ -23,7 +23,7 @@ def test_wait_for_the_trial_of_another_study_ends_at_a_limit(
         assert stop.graceful
         polls.append(None)
         if len(polls) == 3:
-            budget.hold("a limit")
+            budget.pause("a limit")
         return decisions
 
     waiting.wait_for_others(decisions, decide, budget, stop, print)

@@ -23,14 +23,14 @@ def job(name: str, epochs: int) -> Any:
 class Events:
     """The requests to a study."""
 
-    def __init__(self, stop: bool = False, hold: bool = False, unwanted: bool = False) -> None:
-        self.stop, self.hold, self.deleted = stop, hold, unwanted
+    def __init__(self, stop: bool = False, pause: bool = False, unwanted: bool = False) -> None:
+        self.stop, self.pause, self.deleted = stop, pause, unwanted
 
     def stop_requested(self) -> bool:
         return self.stop
 
-    def hold_requested(self) -> bool:
-        return self.hold
+    def pause_requested(self) -> bool:
+        return self.pause
 
     def unwanted(self, name: str) -> bool:
         return self.deleted
@@ -41,7 +41,7 @@ def stops(report: dict[str, Any], **requests: bool) -> bool:
     return stopper("id", {**report, "config": {"job": 0}})
 
 
-@pytest.mark.parametrize("request_name", ["stop", "hold"])
+@pytest.mark.parametrize("request_name", ["stop", "pause"])
 def test_stop_request_ends_a_trial_at_any_report_but_the_last(request_name: str) -> None:
     assert not stops({"epoch": 4})
     assert stops({"epoch": 4}, **{request_name: True})
