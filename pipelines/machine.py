@@ -24,7 +24,7 @@ def cores() -> int:
 
 
 def core_limit() -> str:
-    """Return that a control group grants fewer cores than the machine has; empty if none does."""
+    """Return a sentence if a control group grants fewer cores than the affinity, else no text."""
     granted, available = cores(), _affinity()
     if granted == available:
         return ""

@@ -1,7 +1,9 @@
 """The installed project: content of the wheel, the command, and folders with the same names."""
 
+import ast
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -175,6 +177,23 @@ def test_usage_shows_the_command_as_called(name: str, capsys: pytest.CaptureFixt
     assert usage.startswith(f"usage: orchestrator {name} [-h]")
     default = inspect.signature(import_module(module).main).parameters["prog"].default
     assert default == f"python -m {module.removesuffix('.__main__')}"
+
+
+def test_messages_name_the_command_that_runs_everywhere() -> None:
+    """`python -m` exits next to a package `models` of the user; `orchestrator` does not."""
+    modules = [module.removesuffix(".__main__") for module, _ in COMMANDS.values()]
+    other_name = re.compile(rf"python -m ({'|'.join(map(re.escape, modules))})\b")
+    for file in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
+        text = file.read_text()
+        if "python -m" not in text:  # parsing takes time
+            continue
+        tree = ast.parse(text)
+        docstring = ast.get_docstring(tree, clean=False)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                is_default = other_name.fullmatch(node.value)  # of the parameter `prog`
+                found = other_name.search(node.value)
+                assert not found or is_default or node.value == docstring, f"{file}: {node.value}"
 
 
 def test_unknown_command_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:

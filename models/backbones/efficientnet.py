@@ -117,7 +117,7 @@ class EfficientNetLite0(Backbone):
     In evaluation, the outputs are those of the published implementation in TensorFlow, and of its
     conversion to PyTorch, `efficientnet-lite-pytorch`. Training differs from it in two ways: blocks
     are not dropped at random, and running statistics are updated with torch's default momentum, as
-    in the rest of the network, instead of 0.01, which suits longer trainings.
+    in the rest of the network, instead of 0.01, which suits longer training.
     """
 
     channels = (24, 40, 112, 320)

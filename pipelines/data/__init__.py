@@ -1,4 +1,4 @@
 """Prepared data sets and how batches are made from them: node cache, loading, augmentation.
 
-Within pipelines, this package imports only `errors`.
+Within pipelines, this package imports only `errors` and `wording`.
 """

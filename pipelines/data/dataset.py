@@ -297,7 +297,7 @@ def _remedy(location: Location) -> str:
 
 
 def _no_dataset_message(location: Location, sizes: dict[str, int]) -> str:
-    advice = "`python -m pipelines.prepare --help` lists the supported data sets"
+    advice = "`orchestrator prepare --help` lists the supported data sets"
     if not location.exists():
         close = _similar_dataset(location)
         if close:
@@ -306,14 +306,14 @@ def _no_dataset_message(location: Location, sizes: dict[str, int]) -> str:
     if any(name.endswith(".parquet") for name in sizes):
         remedy = _remedy(location)
         if JOURNAL_NAME in sizes:  # in an object store; elsewhere, a folder appears when complete
-            remedy = "run its `python -m pipelines.prepare` command again"
+            remedy = "run its `orchestrator prepare` command again"
         return f"{location.uri}: half-written (shards without {MANIFEST_NAME}); {remedy}"
     if location.is_local and DESCRIPTION_NAME in sizes:
         source = location.directory
         destination = source.with_name(f"{source.name}-prepared")
         advice = (
-            f"{DESCRIPTION_NAME} describes its images; prepare them with `python -m "
-            f"pipelines.prepare folder --source {shlex.quote(str(source))} --destination "
+            f"{DESCRIPTION_NAME} describes its images; prepare them with "
+            f"`orchestrator prepare folder --source {shlex.quote(str(source))} --destination "
             f"{shlex.quote(str(destination))}` and use that destination"
         )
     return f"{location.uri}: holds no prepared data set (no {MANIFEST_NAME}); {advice}"

@@ -29,7 +29,7 @@ def download(
 ) -> None:
     """Download `url` to `path`.
 
-    An interrupted download leaves `path` with the ending `.partial`; the next call continues it,
+    An interrupted download leaves `path` with the suffix `.partial`; the next call continues it,
     if the server still has the same file (the same strong ETag or time of modification) and sends
     parts of files. Otherwise it starts again.
 

@@ -1,4 +1,4 @@
-"""Augmentations that a configuration names: kornia's, and modules of the user's own.
+"""Augmentations that a configuration names: kornia's, and custom modules.
 
 They are applied to one sample at a time, with all global generators of random numbers seeded by the
 sample's key. So a sample does not depend on its batch, its worker, or what was drawn before.

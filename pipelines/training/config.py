@@ -138,10 +138,10 @@ class TrainingConfig:
     memory_format: order of an image's values in memory; `auto` is contiguous on a GPU in fp32,
         otherwise channels-last, which is mostly faster. It changes results by rounding only.
     compile: compile the network with `torch.compile`.
-    deterministic: use deterministic algorithms only, so that a training on a GPU can be repeated
-        and resumed bit for bit with the same versions and number of workers; it trains slower. A
-        network of your own with an operation that has no deterministic algorithm fails. On CPUs,
-        trainings are deterministic in any case.
+    deterministic: use deterministic algorithms only, so that a training run on a GPU can be
+        repeated and resumed bit for bit with the same versions and number of workers; it trains
+        slower. A custom network with an operation that has no deterministic algorithm fails. On
+        CPUs, training is deterministic in any case.
 
     Raises:
         ValueError: a value is not valid; the message has the field, the value and the valid range.

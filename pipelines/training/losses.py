@@ -38,14 +38,14 @@ def build_loss(
             return SegmentationLoss(config, classes, frequencies, image_frequencies)
 
     try:
-        # The trials may leave traces, so the one that is returned takes no part in them.
+        # The checks may leave traces in a loss, so the returned one is not checked.
         criterion, used, fresh = (build() for _ in range(3))
     except ValueError as error:
         raise LossError(str(error)) from error
     names = [term.name for term in config.term_configs]
     for name, loss, same in zip(names, used.each_loss(), fresh.each_loss(), strict=True):
         _check_parameters(name, loss)
-        _check_trials(name, loss, same, classes)
+        _check_on_sample_batches(name, loss, same, classes)
     return criterion
 
 
@@ -58,7 +58,7 @@ def _check_parameters(name: str, loss: Loss) -> None:
             )
 
 
-def _check_trials(name: str, used: Loss, fresh: Loss, classes: int) -> None:
+def _check_on_sample_batches(name: str, used: Loss, fresh: Loss, classes: int) -> None:
     """Check a loss on batches without labels, and that it does not depend on earlier batches.
 
     used, fresh: the same loss, built twice.

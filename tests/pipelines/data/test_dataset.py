@@ -143,11 +143,11 @@ def leave_raw_images(directory: Path) -> None:
     ("damage", "message"),
     [
         (remove_all, "does not exist"),
-        (empty, "holds no prepared data set .*; `python -m pipelines.prepare --help` lists"),
+        (empty, "holds no prepared data set .*; `orchestrator prepare --help` lists"),
         (
             leave_raw_images,
             r"holds no prepared data set .*; dataset\.yaml describes its images; prepare them with "
-            r"`python -m pipelines\.prepare folder --source (\S+) --destination \1-prepared` and",
+            r"`orchestrator prepare folder --source (\S+) --destination \1-prepared` and",
         ),
         (remove_manifest, "half-written .*; delete .* and prepare it again"),
         (cut_manifest, "damaged manifest"),
@@ -219,7 +219,7 @@ def test_similar_name_is_suggested(copy: Path) -> None:
     typo = copy.with_name(f"{copy.name}s")
     with pytest.raises(DatasetError, match=f"{typo}: does not exist; did you mean {copy}"):
         open_dataset(typo)
-    with pytest.raises(DatasetError, match="does not exist; `python"):
+    with pytest.raises(DatasetError, match="does not exist; `orchestrator"):
         open_dataset(copy.with_name("xyzxyz"))
 
 
