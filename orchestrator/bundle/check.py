@@ -144,14 +144,17 @@ def _measured(
     except ValueError as error:
         return [], [str(error)]
     if statistics.identifiers != counts.identifiers:
-        return [], [f"{STATISTICS_FILE} is of other images than counts.arrow"]
+        return [], [f"{STATISTICS_FILE} and counts.arrow cover different images"]
     measured, wrong = [], []
     for each in build_metrics([*statistics.configs.values()], len(counts.classes)):
         sums = statistics.values[each.key]
         if sums.shape[1] == each.length:
             measured.append(Measured(each.key, each.metric, sums))
         else:
-            wrong.append(f"metric {each.key} needs {each.length} sums, not {sums.shape[1]}")
+            wrong.append(
+                f"metric {each.key}: the file has {sums.shape[1]} sums per image, expected "
+                f"{each.length}"
+            )
     return measured, wrong
 
 

@@ -245,7 +245,10 @@ def local_weights(uri: str, storage: Storage) -> str:
         directory = store.download(uri, Path(temporary))
         files = sorted(directory.rglob(WEIGHTS_FILE))
         if len(files) != 1:
-            raise WeightsError(f"training.init: {uri} holds {len(files)} files {WEIGHTS_FILE}")
+            raise WeightsError(
+                f"training.init: {uri} holds {len(files)} files named {WEIGHTS_FILE}; name one "
+                "model"
+            )
         target = f"initial/{weights_digest(files[0])}"
         classes = files[0].with_name(CLASSES_FILE)
         if classes.is_file():  # to compare them with those of the data

@@ -100,11 +100,11 @@ def _variant_references(config: StudyConfig, source: Source) -> Iterator[Problem
             advice = suggestion(name, list(config.variants))
             message = f"`{key}` is {name!r}, which is not a variant; {advice}"
             yield Problem(source.location(location), message)
-    yield from _circular_comparisons(config, source)
+    yield from _cyclic_comparisons(config, source)
 
 
-def _circular_comparisons(config: StudyConfig, source: Source) -> Iterator[Problem]:
-    """Yield each circle of rows that are compared to each other, which would count a comparison
+def _cyclic_comparisons(config: StudyConfig, source: Source) -> Iterator[Problem]:
+    """Yield each cycle of rows that are compared to each other, which would count a comparison
     more than once."""
     reported: set[str] = set()
     for start in config.variants:
@@ -113,21 +113,21 @@ def _circular_comparisons(config: StudyConfig, source: Source) -> Iterator[Probl
             chain.append(other)
         if other is None or other not in chain:
             continue
-        circle = chain[chain.index(other) :]
-        if len(circle) < 2 or reported & set(circle):
+        cycle = chain[chain.index(other) :]
+        if len(cycle) < 2 or reported & set(cycle):
             continue
-        reported |= set(circle)
-        own = next(name for name in circle if config.variants[name].compare_to)
-        names = " -> ".join([own, *_rotated(circle, own)[1:], own])
+        reported |= set(cycle)
+        own = next(name for name in cycle if config.variants[name].compare_to)
+        names = " -> ".join([own, *_rotated(cycle, own)[1:], own])
         message = (
-            f"`variants.{own}.compare_to` makes rows compare to each other: {names}; remove it, or "
-            "name a row outside of this circle"
+            f"`variants.{own}.compare_to` closes a cycle: {names}; remove it, or compare to a row "
+            "outside the cycle"
         )
         yield Problem(source.location(("variants", own, "compare_to")), message)
 
 
 def _rotated(names: Sequence[str], first: str) -> list[str]:
-    """Return the names of a circle, starting with `first`."""
+    """Return the names of a cycle, starting with `first`."""
     start = names.index(first)
     return [*names[start:], *names[:start]]
 

@@ -182,8 +182,8 @@ def other_length(table: pa.Table) -> pa.Table:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_images, "a, seed 0: statistics.arrow is of other images than counts.arrow"),
-        (other_length, "a, seed 0: metric boundary_f needs 20 sums, not 2"),
+        (other_images, "a, seed 0: statistics.arrow and counts.arrow cover different images"),
+        (other_length, "a, seed 0: metric boundary_f: the file has 2 sums per image, expected 20"),
         (lambda table: table.drop_columns("boundary_f"), "not a file of statistics by image"),
     ],
 )

@@ -240,8 +240,8 @@ def test_only_keeps_a_trial_of_a_name_with_brackets(tmp_path: Path) -> None:
         (
             "set: {model: {flows: []}}",
             "compare_to: full\n    set: {model: {flows: []}}",
-            "study.yaml:7:5: `variants.strong.compare_to` makes rows compare to each other: "
-            "strong -> full -> strong; remove it",
+            "study.yaml:7:5: `variants.strong.compare_to` closes a cycle: strong -> "
+            "full -> strong; remove it",
         ),
         (
             "study: small",
