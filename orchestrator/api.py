@@ -245,7 +245,7 @@ class Study:
     def _context(self, options: SweepOptions) -> Iterator[RunContext]:
         """Yield the context of a run. The libraries' output goes to a log in the storage."""
         with (
-            open_log(options, "the call goes on") as (storage, console, log),
+            open_log(options, "the call continues") as (storage, console, log),
             stop_on_signals(console, is_command=False) as stop,
             readable_disk_errors(storage),
         ):

@@ -155,12 +155,12 @@ def _say_error(console: Console, heading: str, message: str) -> None:
 
 
 @contextmanager
-def capture_library_output(directory: Path, goes_on: str = "") -> Iterator[tuple[Console, Path]]:
+def capture_library_output(directory: Path, continues: str = "") -> Iterator[tuple[Console, Path]]:
     """Redirect standard output and error, of Python and of native code, to a log in `directory`.
 
     Yields a console that writes to the real standard output, and the log's path. In a notebook,
-    that output is the cell's. goes_on: what happens if the real standard output cannot be written,
-    as for `OutputStream`. Raises BusyError within another such context.
+    that output is the cell's. continues: what happens if the real standard output cannot be
+    written, as for `OutputStream`. Raises BusyError within another such context.
     """
     if not _redirected.acquire(blocking=False):
         raise BusyError(
@@ -168,14 +168,14 @@ def capture_library_output(directory: Path, goes_on: str = "") -> Iterator[tuple
             "process"
         )
     try:
-        with _redirected_output(directory, goes_on) as (console, log):
+        with _redirected_output(directory, continues) as (console, log):
             yield console, log
     finally:
         _redirected.release()
 
 
 @contextmanager
-def _redirected_output(directory: Path, goes_on: str) -> Iterator[tuple[Console, Path]]:
+def _redirected_output(directory: Path, continues: str) -> Iterator[tuple[Console, Path]]:
     directory.mkdir(parents=True, exist_ok=True)
     # The directory may be shared by hosts and containers with equal process ids.
     log = directory / f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}.log"
@@ -186,7 +186,7 @@ def _redirected_output(directory: Path, goes_on: str) -> Iterator[tuple[Console,
     terminal = streams[0]
     if is_descriptor(terminal, 1):
         # Unbuffered, because a signal handler may print in the middle of another print.
-        output = OutputStream(saved_out, saved_err, goes_on)
+        output = OutputStream(saved_out, saved_err, continues)
         terminal = text_stream(output, terminal.encoding or "utf-8", unbuffered=True)
     # Libraries may keep these streams after the context, so they never close the descriptors.
     sys.stdout, sys.stderr = (text_stream(OutputStream(fd)) for fd in (1, 2))

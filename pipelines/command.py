@@ -39,7 +39,7 @@ def run_command(
     work: Callable[[], int],
     report: Callable[[str, str], None] = print_error,
     interrupted: str = "interrupted",
-    goes_on: str = "",
+    continues: str = "",
 ) -> int:
     """Run a command and return its exit status.
 
@@ -47,23 +47,23 @@ def run_command(
     report: prints an error from a heading and a message (which may be empty).
     interrupted: printed after Ctrl-C, or after SIGTERM or SIGHUP, which act alike: temporary files
     are deleted.
-    goes_on: printed if standard output cannot be written, while the command goes on; by default,
-    the command ends.
+    continues: printed if standard output cannot be written, while the command continues; by
+    default, the command ends.
 
     A UserError, and an OSError that names a file, gives EXIT_BAD_INPUT and a message; Ctrl-C gives
     EXIT_INTERRUPTED; lack of memory or of disk space gives EXIT_FAILED and a message, and so does,
-    without `goes_on`, output that cannot be written, but a closed pipe silently. Any other
+    without `continues`, output that cannot be written, but a closed pipe silently. Any other
     exception is a bug: a traceback, one line, and EXIT_FAILED.
     """
     open_closed_streams()
-    with guarded_output(goes_on) as output:
+    with guarded_output(continues) as output:
         try:
             status = _status_of(work, report, interrupted)
             sys.stdout.flush()  # so that a failure shows up here, not while Python exits
         except (OutputError, BrokenPipeError):
             return EXIT_FAILED
         # The first failure may have been in another thread.
-        return EXIT_FAILED if output.failed and not goes_on else status
+        return EXIT_FAILED if output.failed and not continues else status
 
 
 def _status_of(

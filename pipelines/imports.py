@@ -30,7 +30,7 @@ def importing_libraries() -> Iterator[None]:
 
 def after_imports(handle: _SignalHandler) -> _SignalHandler:
     """Return a signal handler that calls `handle`, but not within an import that begins later: a
-    library that is half imported stays broken in a process that goes on, such as a notebook's."""
+    library that is half imported stays broken in a process that continues, such as a notebook's."""
     outer = _imports(sys._getframe())
 
     def handle_later(number: int, frame: FrameType | None) -> None:

@@ -18,7 +18,7 @@ class OutputStream(io.FileIO):
     """An output stream that discards what cannot be written.
 
     On the first failure, it prints a sentence to the descriptor `errors`, but not if the reader is
-    gone, and raises OutputError unless `goes_on` says what happens instead. Without `errors`, it
+    gone, and raises OutputError unless `continues` says what happens instead. Without `errors`, it
     does neither. `failed` says whether there was a failure with `errors`.
     """
 
@@ -26,13 +26,13 @@ class OutputStream(io.FileIO):
         self,
         descriptor: int,
         errors: int | None = None,
-        goes_on: str = "",
+        continues: str = "",
         closefd: bool = False,
     ) -> None:
         """closefd: whether the descriptor is closed with the stream."""
         super().__init__(descriptor, "w", closefd)
         self._errors = errors
-        self._goes_on = goes_on
+        self._continues = continues
         self.failed = False
 
     def write(self, data: Any) -> int:
@@ -55,11 +55,11 @@ class OutputStream(io.FileIO):
 
     def _report(self, failure: OSError, errors: int) -> None:
         if failure.errno != errno.EPIPE:
-            heading, end = ("warning", f"; {self._goes_on}") if self._goes_on else ("error", "")
+            heading, end = ("warning", f"; {self._continues}") if self._continues else ("error", "")
             text = f"{heading}: standard output{self._place()} cannot be written: "
             with suppress(OSError):
                 os.write(errors, f"{text}{failure.strerror}{end}\n".encode(errors="replace"))
-        if not self._goes_on:
+        if not self._continues:
             raise OutputError
 
     def _place(self) -> str:
@@ -72,14 +72,14 @@ class OutputStream(io.FileIO):
 
 
 @contextmanager
-def guarded_output(goes_on: str = "") -> Iterator[OutputStream]:
+def guarded_output(continues: str = "") -> Iterator[OutputStream]:
     """Within this context, let standard output behave as an `OutputStream` does, and let standard
     error discard what cannot be written. Streams that a caller has replaced stay as they are.
 
     Yields the stream of standard output.
     """
     streams = sys.stdout, sys.stderr
-    output = OutputStream(1, errors=2, goes_on=goes_on)
+    output = OutputStream(1, errors=2, continues=continues)
     sys.stdout = _guarded(sys.stdout, 1, output)
     sys.stderr = _guarded(sys.stderr, 2, OutputStream(2))
     try:

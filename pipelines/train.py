@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     return run_command(
         lambda: _run(options),
         interrupted="interrupted; run the same command again to resume",
-        goes_on="the training goes on",
+        continues="the training continues",
     )
 
 

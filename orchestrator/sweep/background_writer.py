@@ -1,4 +1,4 @@
-"""A thread that writes while the main thread goes on."""
+"""A thread that writes in the background."""
 
 import logging
 import queue

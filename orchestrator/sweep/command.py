@@ -30,8 +30,8 @@ from pipelines.data.storage import check_no_secret
 from pipelines.errors import is_disk_full
 from pipelines.imports import after_imports, importing_libraries
 
-# While a study trains without its output.
-_GOES_ON = "the study goes on; see `orchestrator studies status`"
+# Printed if standard output fails while a study trains.
+_CONTINUES = "the study continues; see `orchestrator studies status`"
 # A second Ctrl-C within this time belongs to the immediate stop already in progress.
 _CLOSING_SECONDS = 10.0
 
@@ -68,19 +68,19 @@ def sweep(file: Path, options: SweepOptions, console: Console) -> int:
 
 @contextmanager
 def open_log(
-    options: SweepOptions, goes_on: str | None = None
+    options: SweepOptions, continues: str | None = None
 ) -> Iterator[tuple[Storage, Console, Path]]:
     """Check `--address`, create the storage, and redirect the libraries' output to a log there;
-    see `capture_library_output`. goes_on: by default, a plan ends and a study goes on."""
+    see `capture_library_output`. continues: by default, a plan ends and a study continues."""
     if is_cluster_file(options.address):
         check_only_planned(options.address, options.plan)
     elif options.address:
         check_address(options.address)  # before libraries that take seconds to import
     storage = Storage.parse(options.storage)
     storage.create()
-    if goes_on is None:
-        goes_on = "" if options.plan else _GOES_ON
-    with capture_library_output(storage.local / "logs", goes_on) as (terminal, log):
+    if continues is None:
+        continues = "" if options.plan else _CONTINUES
+    with capture_library_output(storage.local / "logs", continues) as (terminal, log):
         yield storage, terminal, log
 
 
@@ -187,7 +187,7 @@ def stop_on_signals(console: Console, is_command: bool = True) -> Iterator[StopR
     try:
         yield stop
         if stop.signal is not None and not is_command:
-            raise KeyboardInterrupt  # or a loop over studies would go on with the next one
+            raise KeyboardInterrupt  # or a loop over studies would continue with the next one
     except KeyboardInterrupt:
         if is_command or stop.signal in (None, signal.SIGINT):
             raise

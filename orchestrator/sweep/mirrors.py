@@ -40,7 +40,7 @@ class Sink(Protocol):
         """Write an epoch's metrics, among them `epoch`."""
 
     def end(self, run_id: str, is_finished: bool) -> None:
-        """The trial has ended; if it was not finished, a later command may go on with it."""
+        """The trial has ended; if it was not finished, a later command may continue it."""
 
 
 class TensorBoard:

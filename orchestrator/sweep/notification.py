@@ -118,7 +118,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _run(command: Sequence[str], content: Mapping[str, object]) -> None:
-    # A file, because a program that goes on in the background would keep a pipe open.
+    # A file, because a program that continues in the background would keep a pipe open.
     with tempfile.TemporaryFile() as file:
         try:
             done = subprocess.run(

@@ -19,7 +19,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_study_goes_on_without_its_output(study: Path, disk: Path) -> None:
+def test_study_continues_without_its_output(study: Path, disk: Path) -> None:
     log = disk / "log.txt"
     line = command(study, "--no-preflight")
     with log.open("ab") as file, (study.parent / "errors").open("w+") as errors:
@@ -36,7 +36,7 @@ def test_study_goes_on_without_its_output(study: Path, disk: Path) -> None:
         errors.seek(0)
         assert errors.read() == (
             f"warning: standard output ({log}) cannot be written: No space left on device; "
-            "the study goes on; see `orchestrator studies status`\n"
+            "the study continues; see `orchestrator studies status`\n"
         )
     (parent,), trials, _ = runs(study)
     assert parent.info.status == "FINISHED"

@@ -121,14 +121,14 @@ def test_second_study_in_a_process_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("goes_on", "ended", "message"),
+    ("continues", "ended", "message"),
     [
         ("", 1, "error: {}"),
-        ("the study goes on", 0, "warning: {}; the study goes on"),
+        ("the study continues", 0, "warning: {}; the study continues"),
     ],
 )
 def test_output_that_cannot_be_written_is_one_sentence(
-    goes_on: str, ended: int, message: str, tmp_path: Path
+    continues: str, ended: int, message: str, tmp_path: Path
 ) -> None:
     """What libraries print to a log on a full disk is discarded."""
     script = f"""
@@ -136,7 +136,7 @@ import os, sys, warnings
 from pathlib import Path
 from orchestrator.console import capture_library_output, run_command, say
 
-with capture_library_output(Path({str(tmp_path)!r}), {goes_on!r}) as (console, log):
+with capture_library_output(Path({str(tmp_path)!r}), {continues!r}) as (console, log):
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, 1), os.dup2(full, 2)
     print("from Python")

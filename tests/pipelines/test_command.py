@@ -183,18 +183,18 @@ def test_failed_copy_names_its_destination(
 
 
 @pytest.mark.parametrize(
-    ("work", "goes_on", "status", "message"),
+    ("work", "continues", "status", "message"),
     [
         ("print('x' * 100_000) or 0", "", 1, "error: {}"),
         ("print('x') or 0", "", 1, "error: {}"),
-        ("print('x', flush=True) or 5", "the work goes on", 5, "warning: {}; the work goes on"),
+        ("print('x', flush=True) or 5", "the work continues", 5, "warning: {}; the work continues"),
     ],
 )
 def test_output_on_a_full_disk_is_one_sentence(
-    work: str, goes_on: str, status: int, message: str
+    work: str, continues: str, status: int, message: str
 ) -> None:
     script = "import sys; from pipelines.command import run_command; "
-    script += f"sys.exit(run_command(lambda: {work}, goes_on={goes_on!r}))"
+    script += f"sys.exit(run_command(lambda: {work}, continues={continues!r}))"
     command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(script)} > /dev/full"
     completed = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True)
     sentence = "standard output (/dev/full) cannot be written: No space left on device"

@@ -17,11 +17,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield mounted
 
 
-def test_stream_goes_on_when_there_is_room_again(disk: Path, tmp_path: Path) -> None:
+def test_stream_continues_when_there_is_room_again(disk: Path, tmp_path: Path) -> None:
     other, log, errors = disk / "other", disk / "log", tmp_path / "errors"
     other.write_bytes(bytes(4096))
     with log.open("wb") as file, errors.open("wb") as told:
-        stream = OutputStream(file.fileno(), told.fileno(), "the work goes on")
+        stream = OutputStream(file.fileno(), told.fileno(), "the work continues")
         assert stream.write(bytes(5000)) == 5000
         assert stream.write(b"lost") == 4
         other.unlink()
@@ -29,7 +29,7 @@ def test_stream_goes_on_when_there_is_room_again(disk: Path, tmp_path: Path) -> 
     assert log.read_bytes() == bytes(4096) + b"end"
     assert errors.read_text() == (
         f"warning: standard output ({log}) cannot be written: No space left on device; "
-        "the work goes on\n"
+        "the work continues\n"
     )
 
 
@@ -53,8 +53,8 @@ def test_reader_that_is_gone_is_not_reported(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with errors.open("wb") as told:
-        goes_on = OutputStream(writing, told.fileno(), "the work goes on")
-        assert goes_on.write(b"x") == 1
+        continues = OutputStream(writing, told.fileno(), "the work continues")
+        assert continues.write(b"x") == 1
         with pytest.raises(OutputError):
             OutputStream(writing, told.fileno()).write(b"x")
     os.close(writing)

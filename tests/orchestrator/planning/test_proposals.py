@@ -187,7 +187,7 @@ def test_rounds_end_with_the_count(tmp_path: Path) -> None:
     assert values["a"][:6] == values["b"][:6]  # the random ones
 
 
-def test_another_command_goes_on_with_the_same_samples(tmp_path: Path) -> None:
+def test_another_command_continues_with_the_same_samples(tmp_path: Path) -> None:
     store, study = Store([]), loaded(tmp_path)
     store.train(study)
     larger = store.next(study)
@@ -275,7 +275,7 @@ def test_score_of_a_failed_trial_does_not_count(tmp_path: Path) -> None:
     assert larger.trials == without.trials
 
 
-def test_search_goes_on_after_trials_that_were_stopped_early(tmp_path: Path) -> None:
+def test_search_continues_after_trials_that_were_stopped_early(tmp_path: Path) -> None:
     store, study = Store([]), loaded(tmp_path)
     store.train(study, failing=1)
     decisions = {
@@ -289,7 +289,7 @@ def test_search_goes_on_after_trials_that_were_stopped_early(tmp_path: Path) -> 
     assert larger.trials == store.next(study).trials  # type: ignore[union-attr]
 
 
-def test_search_goes_on_after_the_code_has_changed(tmp_path: Path) -> None:
+def test_search_continues_after_the_code_has_changed(tmp_path: Path) -> None:
     store, study = Store([]), loaded(tmp_path)
     store.train(study)
     stale = {

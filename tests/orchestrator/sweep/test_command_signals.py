@@ -1,4 +1,4 @@
-"""Signals that stop a study in a process that goes on."""
+"""Signals that stop a study in a process that continues."""
 
 import io
 import os
@@ -43,7 +43,7 @@ def restored_handlers() -> Iterator[None]:
 
 
 def test_study_in_python_ends_the_script_that_runs_it() -> None:
-    """After the clean stop, a loop over studies must not go on with the next one."""
+    """After the clean stop, a loop over studies must not continue with the next one."""
     assert stop(signal.SIGINT, graceful=True) == "cleanly, KeyboardInterrupt"
     assert stop(signal.SIGTERM, graceful=True) == "cleanly, SystemExit 130"
     assert stop(signal.SIGHUP, graceful=True) == "cleanly, SystemExit 130"
