@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from models.latency import Latency, time_passes
 from orchestrator.evaluation.missing import Evaluations, MissingEvaluation, finished_trials
-from orchestrator.evaluation.scoring import Ending, run_on_device
+from orchestrator.evaluation.scoring import StopReason, run_on_device
 from orchestrator.evaluation.trained_model import TrainedModel, to_device
 from orchestrator.scheduling.devices import worker_device
 from orchestrator.study.evaluation_options import LATENCY, LatencyConfig
@@ -35,12 +35,12 @@ class MissingLatency(MissingEvaluation):
         return "its latency is not measured"
 
     def evaluate(
-        self, model: TrainedModel, store: TrackingStore, bar: Progress, ending: Ending
+        self, model: TrainedModel, store: TrackingStore, bar: Progress, stop_reason: StopReason
     ) -> str:
         task = bar.add_task("latency", total=None)
         try:
             latency, device = run_on_device(
-                _measure, model, (self.config, self.threads), self.threads, ending
+                _measure, model, (self.config, self.threads), self.threads, stop_reason
             )
         finally:
             bar.remove_task(task)

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from orchestrator.cluster.refusals import refusals_shown
 from orchestrator.console import progress, say, warn
-from orchestrator.evaluation.scoring import DatasetRef, Ending, EvaluationEndedError
+from orchestrator.evaluation.scoring import DatasetRef, EvaluationEndedError, StopReason
 from orchestrator.evaluation.trained_model import TrainedModel, load_model
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.tracking.store import TrackingStore
@@ -46,10 +46,10 @@ class MissingEvaluation(ABC):
 
     @abstractmethod
     def evaluate(
-        self, model: TrainedModel, store: TrackingStore, bar: Progress, ending: Ending
+        self, model: TrainedModel, store: TrackingStore, bar: Progress, stop_reason: StopReason
     ) -> str:
         """Evaluate on the connected cluster and record the result; return a summary of it. Raises
-        EvaluationEndedError if `ending` returns a reason."""
+        EvaluationEndedError if `stop_reason` returns a reason."""
 
 
 def finished_trials(
@@ -66,22 +66,22 @@ def evaluate_missing(
     store: TrackingStore,
     imports: Sequence[str],
     console: Console,
-    ending: Ending,
+    stop_reason: StopReason,
 ) -> dict[str, str]:
-    """Evaluate the last checkpoint of each trial on the connected cluster, until `ending` returns
-    a reason. Returns the causes of failures by trial name."""
+    """Evaluate the last checkpoint of each trial on the connected cluster, until `stop_reason`
+    returns a reason. Returns the causes of failures by trial name."""
     failures: dict[str, str] = {}
     ended = ""
     with progress(console) as bar, refusals_shown("the evaluation", partial(warn, console)):
         for entry in missing:
             name = entry.trial.name
-            ended = ended or ending(False)
+            ended = ended or stop_reason(False)
             if ended:
                 failures.setdefault(name, f"{entry.failure}: {ended}")
                 continue
             try:
                 model = load_model(f"runs:/{entry.run_id}/last", store, imports)
-                summary = entry.evaluate(model, store, bar, ending)
+                summary = entry.evaluate(model, store, bar, stop_reason)
             except EvaluationEndedError as error:
                 ended = str(error)
                 failures.setdefault(name, f"{entry.failure}: {ended}")

@@ -7,7 +7,7 @@ from rich.progress import Progress
 
 from orchestrator.evaluation.missing import Evaluations, MissingEvaluation, finished_trials
 from orchestrator.evaluation.records import log_scores, missing_protocols
-from orchestrator.evaluation.scoring import Ending, count
+from orchestrator.evaluation.scoring import StopReason, count
 from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
@@ -26,9 +26,9 @@ class MissingScore(MissingEvaluation):
         return f"not scored under {self.name}"
 
     def evaluate(
-        self, model: TrainedModel, store: TrackingStore, bar: Progress, ending: Ending
+        self, model: TrainedModel, store: TrackingStore, bar: Progress, stop_reason: StopReason
     ) -> str:
-        scores = count(model, self.dataset, self.config, bar, ending).scores()
+        scores = count(model, self.dataset, self.config, bar, stop_reason).scores()
         log_scores(store, model, self.name, scores, self.trial.dataset, self.split, self.config)
         return f"{100 * scores.miou:.2f} % mIoU under {self.name}"
 

@@ -1,4 +1,4 @@
-"""Applies a trained model on a Ray cluster: the images are divided into shares, one for a task."""
+"""Applies a trained model on a Ray cluster: the images are divided into chunks, one for a task."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ from pipelines.submission import SUBMISSIONS
 if TYPE_CHECKING:
     from pipelines.evaluation.scores import ScoreState
 
-# Shares per CPU or GPU: more than one, so that slower devices can take fewer of them.
-_SHARES = 4
+# Chunks per CPU or GPU: more than one, so that slower devices can take fewer of them.
+_CHUNKS = 4
 _POLL_SECONDS = 1.0
 
-# Given whether no machine is up, returns why to end now; empty to go on.
-Ending = Callable[[bool], str]
+# Returns why the evaluation must stop now, given whether no machine is up; empty to continue.
+StopReason = Callable[[bool], str]
 
 
 class EvaluationEndedError(Exception):
@@ -80,18 +80,18 @@ def count(
     dataset: DatasetRef,
     config: EvaluationConfig,
     bar: Progress,
-    ending: Ending,
+    stop_reason: StopReason,
 ) -> "ScoreState":
     """Count pixels on the connected cluster, with the same result as in one process. Raises
     EvaluationEndedError, and whatever the tasks raise, such as DatasetError."""
     batches = len(EvaluationBatches(dataset.open(), config.batch))
     total: ScoreState | None = None
-    for state in _in_shares(_count, model, (dataset, config), batches, bar, "scored", ending):
+    for state in _in_chunks(_count, model, (dataset, config), batches, bar, "scored", stop_reason):
         if total is None:
             total = state
         else:
             total.merge_state(state)
-    assert total is not None, "there is at least one share"
+    assert total is not None, "there is at least one chunk"
     return total
 
 
@@ -101,20 +101,24 @@ def predict_files(
     config: InferenceConfig,
     benchmark: str,
     bar: Progress,
-    ending: Ending,
+    stop_reason: StopReason,
 ) -> dict[str, bytes]:
     """Predict all images on the connected cluster; return PNGs in the benchmark's encoding, by
     sample identifier. Raises EvaluationEndedError, and whatever the tasks raise."""
     images = len(dataset.open())
     work = dataset, config, benchmark
     files: dict[str, bytes] = {}
-    for part in _in_shares(_predict, model, work, images, bar, "predicted", ending):
+    for part in _in_chunks(_predict, model, work, images, bar, "predicted", stop_reason):
         files |= part
     return files
 
 
 def run_on_device(
-    task: Any, model: TrainedModel, arguments: tuple[Any, ...], threads: int, ending: Ending
+    task: Any,
+    model: TrainedModel,
+    arguments: tuple[Any, ...],
+    threads: int,
+    stop_reason: StopReason,
 ) -> Any:
     """Run `task` with a model and `arguments` on the connected cluster, alone on its GPU or on
     `threads` CPUs. Raises EvaluationEndedError, and whatever the task raises."""
@@ -123,7 +127,7 @@ def run_on_device(
     remote_task = _remote_task(task, gpu, once, 1 if gpu else threads)
     reference = remote_task.remote(ray.put(model), *arguments)
     try:
-        _wait([reference], ending)
+        _wait([reference], stop_reason)
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
@@ -132,30 +136,30 @@ def run_on_device(
         raise
 
 
-def _in_shares(
+def _in_chunks(
     task: Any,
     model: TrainedModel,
     arguments: tuple[Any, ...],
     parts: int,
     bar: Progress,
     verb: str,
-    ending: Ending,
+    stop_reason: StopReason,
 ) -> Iterator[Any]:
-    """Run `task` on all shares; yield the results as they arrive. parts: the maximum number of
-    shares."""
+    """Run `task` on all chunks; yield the results as they arrive. parts: the maximum number of
+    chunks."""
     nodes = _machines()
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     devices = gpus or sum(int(node.get("CPU", 0)) for node in nodes)
-    shares = max(1, min(parts, _SHARES * devices))
+    chunks = max(1, min(parts, _CHUNKS * devices))
     own = [name for each in arguments for name in getattr(each, "metric_class_names", ())]
     once = network_has_user_code(model.experiment, [*model.imports, *own])
     remote_task = _remote_task(task, bool(gpus), once)
     model_ref = ray.put(model)
-    pending = [remote_task.remote(model_ref, *arguments, share, shares) for share in range(shares)]
-    bar_task = bar.add_task(f"shares {verb}, {devices} at a time", total=shares)
+    pending = [remote_task.remote(model_ref, *arguments, chunk, chunks) for chunk in range(chunks)]
+    bar_task = bar.add_task(f"chunks {verb}, {devices} at a time", total=chunks)
     try:
         while pending:
-            ready, pending = _wait(pending, ending)
+            ready, pending = _wait(pending, stop_reason)
             yield ray.get(ready)
             bar.advance(bar_task)
     except ray.exceptions.RayTaskError as error:
@@ -166,11 +170,11 @@ def _in_shares(
         bar.remove_task(bar_task)
 
 
-def _wait(pending: Sequence[Any], ending: Ending) -> tuple[Any, list[Any]]:
+def _wait(pending: Sequence[Any], stop_reason: StopReason) -> tuple[Any, list[Any]]:
     """Wait for a task; return its reference and those of the others. Raises EvaluationEndedError
-    if `ending` returns a reason."""
+    if `stop_reason` returns a reason."""
     while True:
-        if reason := ending(not _has_devices(connected_nodes())):
+        if reason := stop_reason(not _has_devices(connected_nodes())):
             raise EvaluationEndedError(reason)
         ready, others = ray.wait(pending, timeout=_POLL_SECONDS)
         if ready:
@@ -199,10 +203,10 @@ def _has_devices(nodes: Sequence[Node]) -> bool:
 
 
 def _count(
-    model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, share: int, shares: int
+    model: TrainedModel, dataset: DatasetRef, config: EvaluationConfig, chunk: int, chunks: int
 ) -> "ScoreState":
     torch.set_num_threads(1)
-    batches = EvaluationBatches(dataset.open(), config.batch, rank=share, world=shares)
+    batches = EvaluationBatches(dataset.open(), config.batch, rank=chunk, world=chunks)
     from pipelines.evaluation.evaluate import count_pixels  # takes seconds, for torchmetrics
 
     state = count_pixels(
@@ -221,13 +225,13 @@ def _predict(
     dataset: DatasetRef,
     config: InferenceConfig,
     benchmark: str,
-    share: int,
-    shares: int,
+    chunk: int,
+    chunks: int,
 ) -> dict[str, bytes]:
     torch.set_num_threads(1)
     samples, numerics = dataset.open(), to_device(model)
     files = {}
-    for index in range(share, len(samples), shares):
+    for index in range(chunk, len(samples), chunks):
         image = torch.tensor(samples.read(index)[0])
         classes = predict_image(model.network, image, numerics, config, model.image_format).numpy()
         files[samples.identifiers[index]] = encode_png(SUBMISSIONS[benchmark].encode(classes))

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from orchestrator.evaluation.missing import Evaluations, MissingEvaluation, finished_trials
 from orchestrator.evaluation.records import is_current, protocol_tag
-from orchestrator.evaluation.scoring import Ending, predict_files
+from orchestrator.evaluation.scoring import StopReason, predict_files
 from orchestrator.evaluation.trained_model import TrainedModel
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
@@ -21,9 +21,8 @@ from pipelines.submission import pack
 
 
 @dataclass(frozen=True)
-class MissingPackage(MissingEvaluation):
-    """A finished trial whose predictions have not been packed for `benchmark`. directory: takes the
-    package."""
+class MissingSubmission(MissingEvaluation):
+    """A finished trial whose submission for `benchmark` has not been written to `directory`."""
 
     config: InferenceConfig
     benchmark: str
@@ -31,12 +30,12 @@ class MissingPackage(MissingEvaluation):
 
     @property
     def failure(self) -> str:
-        return "its predictions are not packed"
+        return "its submission was not written"
 
     def evaluate(
-        self, model: TrainedModel, store: TrackingStore, bar: Progress, ending: Ending
+        self, model: TrainedModel, store: TrackingStore, bar: Progress, stop_reason: StopReason
     ) -> str:
-        files = predict_files(model, self.dataset, self.config, self.benchmark, bar, ending)
+        files = predict_files(model, self.dataset, self.config, self.benchmark, bar, stop_reason)
         package = self.directory / f"{re.sub(r'[^A-Za-z0-9._+-]+', '-', self.trial.name)}.zip"
         pack(package, files)
         tags = {
@@ -53,15 +52,15 @@ class MissingPackage(MissingEvaluation):
         return f"{len(files)} label maps for {self.benchmark} in {package}"
 
 
-def missing_packages(
+def missing_submissions(
     study: Study,
     trials: Sequence[ResolvedTrial],
     run_ids: Mapping[str, str],
     evaluations: Callable[[str], Evaluations],
     directory: Path,
-) -> Iterator[MissingPackage]:
-    """Yield the packages to make in `directory`. run_ids: of the finished trials, by trial name;
-    evaluations: returns the recorded evaluations of a run."""
+) -> Iterator[MissingSubmission]:
+    """Yield the submissions to write to `directory`. run_ids: of the finished trials, by trial
+    name; evaluations: returns the recorded evaluations of a run."""
     submission = study.config.submission
     if submission is None:
         return
@@ -72,6 +71,6 @@ def missing_packages(
         tags = evaluations(run_id).get(name, {})
         fingerprint = trial.dataset.manifest.fingerprint
         if not is_current(tags, config, fingerprint, submission.split):
-            yield MissingPackage(
+            yield MissingSubmission(
                 trial, run_id, name, submission.split, config, submission.benchmark, directory
             )

@@ -6,7 +6,7 @@ from orchestrator.context import RunContext
 from orchestrator.evaluation.latency import missing_latencies
 from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.protocols import missing_scores
-from orchestrator.evaluation.submissions import missing_packages
+from orchestrator.evaluation.submissions import missing_submissions
 from orchestrator.scheduling.budget import Budget
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
@@ -32,13 +32,13 @@ def evaluate_finished(
     directory = context.storage.local / "submissions" / study.config.study
     missing = [
         *missing_scores(study, trials, run_ids, store.evaluations),
-        *missing_packages(study, trials, run_ids, store.evaluations, directory),
+        *missing_submissions(study, trials, run_ids, store.evaluations, directory),
         *missing_latencies(study, trials, run_ids, store.evaluations),
     ]
     if not missing:
         return {}
 
-    def ending(waits: bool) -> str:
+    def stop_reason(waits: bool) -> str:
         if context.stop.requested:
             return "stopped"
         reason = budget.pause_reason() if waits else None
@@ -48,6 +48,6 @@ def evaluate_finished(
 
     start_cluster()
     context.stop.graceful = True
-    failures = evaluate_missing(missing, store, study.config.imports, context.console, ending)
+    failures = evaluate_missing(missing, store, study.config.imports, context.console, stop_reason)
     context.stop.graceful = False
     return failures

@@ -17,7 +17,7 @@ from orchestrator.evaluation import scoring
 from orchestrator.evaluation.missing import evaluate_missing
 from orchestrator.evaluation.protocols import missing_scores
 from orchestrator.evaluation.records import protocol_tag
-from orchestrator.evaluation.submissions import missing_packages
+from orchestrator.evaluation.submissions import missing_submissions
 from orchestrator.study.config import EarlyStopping
 from orchestrator.study.evaluation_options import ProtocolConfig
 from orchestrator.study.resolve import check_class_names, check_protocols
@@ -138,16 +138,16 @@ def test_scores_and_packages_are_recorded(
     own_store: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Score and pack without Ray: the shares of each task run in this process."""
+    """Score and pack without Ray: the chunks of each task run in this process."""
 
     def run_in_process(
         task: Any, model: Any, work: tuple[Any, ...], parts: int, *_: object
     ) -> Iterator[Any]:
-        shares = min(2, parts)
-        for share in range(shares):
-            yield task(model, *work, share, shares)
+        chunks = min(2, parts)
+        for chunk in range(chunks):
+            yield task(model, *work, chunk, chunks)
 
-    monkeypatch.setattr(scoring, "_in_shares", run_in_process)
+    monkeypatch.setattr(scoring, "_in_chunks", run_in_process)
     store = TrackingStore(tracking_uri(own_store), tmp_path / "artifacts")
     study_run = StudyRun.open(store, study)
     run_ids = {}
@@ -166,12 +166,16 @@ def test_scores_and_packages_are_recorded(
     console = Console(quiet=True)
     scores = list(missing_scores(study, trials, run_ids, store.evaluations))
     packages_directory = tmp_path / "submissions"
-    packages = list(missing_packages(study, trials, run_ids, store.evaluations, packages_directory))
+    packages = list(
+        missing_submissions(study, trials, run_ids, store.evaluations, packages_directory)
+    )
     missing = [*scores, *packages]
     assert evaluate_missing(missing, store, (), console, lambda waits: "") == {}
     # Nothing is missing anymore.
     assert not list(missing_scores(study, trials, run_ids, store.evaluations))
-    assert not list(missing_packages(study, trials, run_ids, store.evaluations, packages_directory))
+    assert not list(
+        missing_submissions(study, trials, run_ids, store.evaluations, packages_directory)
+    )
 
     samples = trials[1].dataset.split("val")
     network = build_network(trials[1].experiment.model, 19, seed=0).eval()

@@ -1,4 +1,4 @@
-"""Scoring in shares on Ray workers."""
+"""Scoring in chunks on Ray workers."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ def model(network: ModelConfig, *imports: str) -> Any:
     return SimpleNamespace(experiment=Experiment(model=network), imports=imports)
 
 
-def go_on(waits: bool) -> str:
+def no_reason(waits: bool) -> str:
     return ""
 
 
@@ -47,8 +47,8 @@ def test_process_that_ran_user_code_scores_no_other_share(
     monkeypatch.setattr(scoring.ray, "get", lambda _: "counted")
     monkeypatch.setattr(scoring, "connected_nodes", lambda: [{"CPU": 1.0}])
     bar = Progress(disable=True)
-    shares = scoring._in_shares(scoring._count, trained, (), 1, bar, "scored", go_on)
-    assert list(shares) == ["counted"]
+    chunks = scoring._in_chunks(scoring._count, trained, (), 1, bar, "scored", no_reason)
+    assert list(chunks) == ["counted"]
     assert tasks[0]._default_options.get("max_calls") == calls
 
 
@@ -63,7 +63,7 @@ def test_process_that_ran_user_code_scores_no_other_share(
 def test_failed_share_cancels_the_others(
     raised: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever error one share raises, the others are canceled and the progress bar is removed."""
+    """Whatever error one chunk raises, the others are canceled and the progress bar is removed."""
     canceled: list[int] = []
 
     def get(reference: int) -> str:
@@ -79,10 +79,10 @@ def test_failed_share_cancels_the_others(
     share_of = SimpleNamespace(remote=lambda *arguments: arguments[-2])
     monkeypatch.setattr(scoring, "_remote_task", lambda *_: share_of)
     bar = Progress(disable=True)
-    shares = scoring._in_shares(None, model(FENetConfig()), (), 4, bar, "scored", go_on)
-    assert next(shares) == "counted"
+    chunks = scoring._in_chunks(None, model(FENetConfig()), (), 4, bar, "scored", no_reason)
+    assert next(chunks) == "counted"
     with pytest.raises(expected):
-        next(shares)
+        next(chunks)
     assert canceled == [2, 3]
     assert not bar.tasks
 
@@ -94,7 +94,7 @@ def test_evaluation_that_waits_for_machines_can_be_ended(
     canceled: list[int] = []
     asked: list[bool] = []
 
-    def ending(waits: bool) -> str:
+    def stop_reason(waits: bool) -> str:
         asked.append(waits)
         return "stopped" if len(asked) == 3 else ""
 
@@ -107,10 +107,12 @@ def test_evaluation_that_waits_for_machines_can_be_ended(
     monkeypatch.setattr(scoring, "_remote_task", lambda *_: task)
     trained = model(FENetConfig())
     with pytest.raises(EvaluationEndedError, match="stopped"):
-        list(scoring._in_shares(None, trained, (), 2, Progress(disable=True), "scored", ending))
+        list(
+            scoring._in_chunks(None, trained, (), 2, Progress(disable=True), "scored", stop_reason)
+        )
     assert canceled == [7, 7]
     assert asked == 3 * [not nodes]
     asked.clear()
     with pytest.raises(EvaluationEndedError, match="stopped"):
-        scoring.run_on_device(None, trained, (), 1, ending)
+        scoring.run_on_device(None, trained, (), 1, stop_reason)
     assert canceled == [7, 7, 7]

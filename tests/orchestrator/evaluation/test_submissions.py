@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.evaluation.records import protocol_tag
-from orchestrator.evaluation.submissions import missing_packages
+from orchestrator.evaluation.submissions import missing_submissions
 from orchestrator.study.load import load_study
 from orchestrator.study.resolve import check_submission, resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
@@ -21,7 +21,7 @@ def test_package_is_missing_until_recorded(
     study: Study, trials: list[ResolvedTrial], tmp_path: Path
 ) -> None:
     run_ids = {trial.name: name for trial, name in zip(trials, ("one", "two"), strict=True)}
-    missing = list(missing_packages(study, trials, run_ids, lambda _: {}, tmp_path))
+    missing = list(missing_submissions(study, trials, run_ids, lambda _: {}, tmp_path))
     assert [entry.run_id for entry in missing] == ["one", "two"]
     tags = {
         "protocol": protocol_tag(study.config.protocols["windows"]),
@@ -29,7 +29,7 @@ def test_package_is_missing_until_recorded(
         "split": "test",
     }
     recorded = {"submission-cityscapes": tags}
-    assert not list(missing_packages(study, trials, run_ids, lambda _: recorded, tmp_path))
+    assert not list(missing_submissions(study, trials, run_ids, lambda _: recorded, tmp_path))
 
 
 def test_unacceptable_submission_is_rejected_before_training(

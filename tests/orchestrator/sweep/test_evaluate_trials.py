@@ -27,9 +27,9 @@ class Waiting:
         self.limits_count = limits_count
         self.wait = wait
 
-    def evaluate(self, model: Any, store: Any, bar: Any, ending: Callable[[bool], str]) -> str:
+    def evaluate(self, model: Any, store: Any, bar: Any, stop_reason: Callable[[bool], str]) -> str:
         self.wait()
-        if reason := ending(self.limits_count):
+        if reason := stop_reason(self.limits_count):
             raise EvaluationEndedError(reason)
         return "scored"
 
@@ -61,7 +61,7 @@ def test_evaluation_ends_at_a_stop_or_at_a_limit_while_it_waits_for_machines(
     entries = [Waiting(name, no_machine, wait) for name in ("first", "second")]
     monkeypatch.setattr(missing, "load_model", lambda uri, *_: loaded.append(uri))
     monkeypatch.setattr(evaluate_trials, "missing_scores", lambda *_: entries)
-    for name in ("missing_packages", "missing_latencies"):
+    for name in ("missing_submissions", "missing_latencies"):
         monkeypatch.setattr(evaluate_trials, name, lambda *_: ())
     study: Any = SimpleNamespace(config=SimpleNamespace(study="flows", imports=()))
     store: Any = SimpleNamespace(evaluations=None)
