@@ -40,7 +40,7 @@ def find_images(inputs: Sequence[str], out: Path) -> FoundImages:
     one file are two images, unless their results would have the same path.
 
     In folders, links are followed, hidden files are left out, and so are files without a known
-    ending; a file given by name is always read. Skips files in `out`, unless `out` is itself an
+    extension; a file given by name is always read. Skips files in `out`, unless `out` is itself an
     input.
 
     Raises InputError if an input is empty or does not exist, or if two results would have the same

@@ -320,7 +320,7 @@ def test_folders_with_links_hidden_files_and_other_formats(
     out, model = tmp_path / "out", str(finished_run.directory)
     assert main([model, str(photos), "--out", str(out)]) == 1
     printed = capsys.readouterr().out
-    assert f"{photos}: 1 file with an ending not known here (.txt)" in printed
+    assert f"{photos}: 1 file with an unknown extension (.txt)" in printed
     assert f"skipped {photos / 'gone.png'}: links to /nowhere/x.png, which does not" in printed
     assert f"skipped {photos / 'xray.png'}: stores 16-bit gray values" in printed
     assert "--scale=0,4095" in printed

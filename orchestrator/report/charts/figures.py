@@ -61,7 +61,7 @@ class ReportFigure:
 
     @property
     def name(self) -> str:
-        """The name of its file, without the ending."""
+        """The name of its file, without the extension."""
         return re.sub(r"[^\w.+-]+", "-", f"{self.kind}-{self.title}".strip("- "))
 
 

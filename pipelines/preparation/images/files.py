@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Endings of the formats that are read; TIFF files in particular may still have another content.
-IMAGE_ENDINGS = frozenset(
+# Extensions of the formats that are read; TIFF files in particular may still have another content.
+IMAGE_EXTENSIONS = frozenset(
     (
         *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
         *(".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
@@ -25,29 +25,31 @@ _HIDDEN = ("Thumbs.db", "desktop.ini", "@eaDir", "#recycle", "@Recycle", "$RECYC
 class FolderContent:
     """What `search` found below a folder.
 
-    images: files with a known ending, sorted.
+    images: files with a known extension, sorted.
     problems: one sentence for each broken link and each folder that cannot be read.
-    other_endings: number of files with each other ending; "" for files without one.
+    other_extensions: number of files with each other extension; "" for files without one.
     loops: links to a folder that contains them; they are not followed.
     """
 
     images: list[Path] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    other_endings: Counter[str] = field(default_factory=Counter)
+    other_extensions: Counter[str] = field(default_factory=Counter)
     loops: list[Path] = field(default_factory=list)
 
     def notes(self) -> list[str]:
         """Return one sentence for each kind of file that was left out."""
         notes = [f"{link}: links to a folder that contains it; not followed" for link in self.loops]
-        if self.other_endings:
-            total = self.other_endings.total()
+        if self.other_extensions:
+            total, single = self.other_extensions.total(), len(self.other_extensions) == 1
             listed = ", ".join(
-                (ending or "no ending") + (f" {count}" if len(self.other_endings) > 1 else "")
-                for ending, count in self.other_endings.most_common(6)
+                (extension or "no extension") + ("" if single else f" {count}")
+                for extension, count in self.other_extensions.most_common(6)
             )
-            more = ", ..." if len(self.other_endings) > 6 else ""
-            files = "1 file with an ending" if total == 1 else f"{total} files with endings"
-            notes.append(f"{files} not known here ({listed}{more})")
+            more = ", ..." if len(self.other_extensions) > 6 else ""
+            what = "1 file with an unknown extension"
+            if total > 1:
+                what = f"{total} files with unknown extensions"
+            notes.append(f"{what} ({listed}{more})")
         return notes
 
 
@@ -91,10 +93,10 @@ def _search(folder: Path, parents: tuple[tuple[int, int], ...], content: FolderC
             content.problems.append(broken_link(path))
         elif not entry.is_file():
             content.problems.append(f"{path}: is not a regular file; remove it")
-        elif path.suffix.lower() in IMAGE_ENDINGS:
+        elif path.suffix.lower() in IMAGE_EXTENSIONS:
             content.images.append(path)
         else:
-            content.other_endings[path.suffix.lower()] += 1
+            content.other_extensions[path.suffix.lower()] += 1
 
 
 def is_hidden(name: str) -> bool:

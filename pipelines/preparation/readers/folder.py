@@ -15,9 +15,9 @@ splits:
   val: {images: images/val, labels: labels/val, names: val.txt}
   test: {images: images/test}       # without labels
 # label_suffix: _mask       # labels are named like their images with `_mask` added; also
-#                           # `image_suffix`; with an ending (.png), only files that have it
+#                           # `image_suffix`; with an extension (.png), only files that have it
 # group: '(patient\d+)_.*'  # regular expression, matched from the start of a sample's path below
-#                           # `images` without ending; what is in parentheses (the whole match
+#                           # `images` without extension; what is in parentheses (the whole match
 #                           # without them) is the sample's group, which folds do not divide
 # scale: [0, 4095]          # stored values that become black and white, for images of 16 bits or
 #                           # of floating-point numbers

@@ -79,7 +79,7 @@ def with_groups(listing: Listing, split: str, expression: str) -> Listing:
         grouped.problems.append(
             f"{split}: group `{expression}` finds no group in the names of {len(unmatched)} of "
             f"{len(listing.records)} samples, first {unmatched[0]!r}; change it so that it matches "
-            "the start of every name, a path below the folder of images without its ending"
+            "the start of every name, a path below the folder of images without its extension"
         )
     return grouped
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipelines.preparation.images.files import (
-    IMAGE_ENDINGS,
+    IMAGE_EXTENSIONS,
     FolderContent,
     normalized,
     read_lines,
@@ -23,7 +23,8 @@ from pipelines.wording import counted, first_names
 class Suffixes:
     """The ends of file names that images and labels add to the name they share.
 
-    A suffix may include the ending, as `_mask.png` or `.png` does. Lower and upper case are equal.
+    A suffix may include the extension, as `_mask.png` or `.png` does. Lower and upper case are
+    equal.
     """
 
     image: str = ""
@@ -75,9 +76,9 @@ def pair_files(
             listing.problems.append(f"{split}: {labels}: {hint}")
             return listing
     for name in sorted({*images_by_name, *labels_by_name}):
-        expected = images / f"{name}{_with_ending(suffixes.image, '.jpg')}"
+        expected = images / f"{name}{_with_extension(suffixes.image, '.jpg')}"
         image = images_by_name.get(name, [expected])
-        expected = (labels or images) / f"{name}{_with_ending(suffixes.label, '.png')}"
+        expected = (labels or images) / f"{name}{_with_extension(suffixes.label, '.png')}"
         label: list[Path] | list[None] = labels_by_name.get(name, [expected])
         if labels is None:
             label = [None]
@@ -126,8 +127,8 @@ def _by_name(
 
 
 def _stem(path: Path, suffix: str) -> str | None:
-    """Return a file's name without `suffix` and ending; None if it does not end so."""
-    whole, end = normalized(path.name if _has_ending(suffix) else path.stem), normalized(suffix)
+    """Return a file's name without `suffix` and extension; None if it does not end so."""
+    whole, end = normalized(path.name if _has_extension(suffix) else path.stem), normalized(suffix)
     stem = whole[: len(whole) - len(end)]
     return stem if stem and whole[len(stem) :].lower() == end.lower() else None
 
@@ -142,12 +143,12 @@ def _suffix_note(split: str, folder: Path, files: Sequence[Path], *suffixes: str
     return [f"{split}: {folder}: {counted(len(files), 'file')} {verb} not end in {ends} ({named})"]
 
 
-def _has_ending(suffix: str) -> bool:
-    return Path(f"name{suffix}").suffix.lower() in IMAGE_ENDINGS
+def _has_extension(suffix: str) -> bool:
+    return Path(f"name{suffix}").suffix.lower() in IMAGE_EXTENSIONS
 
 
-def _with_ending(suffix: str, ending: str) -> str:
-    return suffix if _has_ending(suffix) else f"{suffix}{ending}"
+def _with_extension(suffix: str, extension: str) -> str:
+    return suffix if _has_extension(suffix) else f"{suffix}{extension}"
 
 
 def _common_suffix(images: Sequence[str], others: Iterable[str], least: float) -> str | None:
@@ -193,11 +194,11 @@ def _one_folder(split: str, folder: Path) -> str:
     content = search(folder)
     names = sorted(_by_name(content, folder, "", "")[0])
     suffix = _common_suffix(names[:_COMPARED], names, 0)
-    endings = {path.suffix.lower() for path in content.images}
+    extensions = {path.suffix.lower() for path in content.images}
     if suffix and sum(name.endswith(suffix) for name in names) * 2 >= len(names) - 1:
         setting = f"set `label_suffix: {suffix}` in dataset.yaml"
-    elif ".png" in endings and len(endings) > 1:
-        # Images may have any other ending: .jpg, .JPG and .jpeg.
+    elif ".png" in extensions and len(extensions) > 1:
+        # Images may have any other extension: .jpg, .JPG and .jpeg.
         setting = "set `label_suffix: .png` in dataset.yaml"
     else:
         setting = "set `label_suffix` in dataset.yaml to the end of the labels' names, or use two"
@@ -213,7 +214,7 @@ def select_listed(
 ) -> Listing:
     """Return the records that a file lists, one name per line, in order.
 
-    A name may have an ending, and may be a path from `source` or from the list's own directory
+    A name may have an extension, and may be a path from `source` or from the list's own directory
     through one of `folders`, those of the split's images and labels, or an absolute path. A line
     may also hold an image and its label, as the lists of DeepLab and SegNet do.
     """
@@ -249,7 +250,7 @@ def select_listed(
         candidates += [
             candidate.rpartition(".")[0]
             for candidate in candidates
-            if PurePosixPath(candidate).suffix.lower() in IMAGE_ENDINGS
+            if PurePosixPath(candidate).suffix.lower() in IMAGE_EXTENSIONS
         ]
         return next((by_name[each] for each in candidates if each in by_name), None)
 

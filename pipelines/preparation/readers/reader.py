@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.data.manifest import ClassInfo
-from pipelines.preparation.images.files import IMAGE_ENDINGS, read_lines
+from pipelines.preparation.images.files import IMAGE_EXTENSIONS, read_lines
 from pipelines.preparation.images.reading import Exif, ImageReading
 from pipelines.preparation.labels import IGNORE
 from pipelines.preparation.labels.advice import FOLDER_ADVICE, LabelAdvice
@@ -191,7 +191,7 @@ def read_names(path: Path, record: Callable[[str], Record]) -> Listing:
 
 def _name(entry: str) -> str:
     file = PurePosixPath(entry)
-    return file.stem if file.suffix.lower() in IMAGE_ENDINGS else entry
+    return file.stem if file.suffix.lower() in IMAGE_EXTENSIONS else entry
 
 
 def color(number: int) -> tuple[int, int, int]:

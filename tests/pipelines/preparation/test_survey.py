@@ -120,7 +120,7 @@ def test_images_with_unclear_bands_are_left_out(source: Source) -> None:
     assert len(manifest.skipped) == 2
     assert "train/a: " in manifest.skipped[1]
     (note,) = manifest.notes
-    assert note.endswith("images: 1 file with an ending not known here (.npy)")
+    assert note.endswith("images: 1 file with an unknown extension (.npy)")
 
 
 def test_problems_come_with_notes_that_may_explain_them(source: Source) -> None:
@@ -133,7 +133,7 @@ def test_problems_come_with_notes_that_may_explain_them(source: Source) -> None:
     assert "labels/b.png: label has no image; expected a file such as " in problem
     assert problem.endswith("images/b.jpg")
     assert note.startswith("  note: train: ")
-    assert note.endswith("1 file with an ending not known here (.heic)")
+    assert note.endswith("1 file with an unknown extension (.heic)")
 
 
 def test_label_that_links_to_its_image_is_a_problem(source: Source) -> None:

@@ -32,7 +32,7 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert note == f"{root / 'city/back'}: links to a folder that contains it; not followed"
 
 
-def test_broken_links_are_problems_and_other_endings_are_counted(tmp_path: Path) -> None:
+def test_broken_links_are_problems_and_other_extensions_are_counted(tmp_path: Path) -> None:
     touch(tmp_path / "a.png")
     (tmp_path / "gone.png").symlink_to("/nowhere/x.png")
     (tmp_path / "disk").symlink_to("/nowhere/disk")
@@ -53,7 +53,7 @@ def test_broken_links_are_problems_and_other_endings_are_counted(tmp_path: Path)
         f"{tmp_path / 'disk'}: links to /nowhere/disk, which does not exist",
         f"{tmp_path / 'gone.png'}: links to /nowhere/x.png, which does not exist",
     ]
-    assert content.notes() == ["3 files with endings not known here (.npy 2, no ending 1)"]
+    assert content.notes() == ["3 files with unknown extensions (.npy 2, no extension 1)"]
 
 
 def test_names_that_are_not_utf8_are_problems(tmp_path: Path) -> None:
