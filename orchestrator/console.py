@@ -34,6 +34,12 @@ class BusyError(UserError, RuntimeError):
     """This process already runs or plans a study, whose log has its output."""
 
 
+def check_directory(path: Path, option: str = "") -> None:
+    """Raise InputError if `path` is a file. option: where the user named it, such as `--out`."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{option} {path} is a file; choose a directory".lstrip())
+
+
 # Held while the output of this process goes to a log.
 _redirected = threading.Lock()
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from orchestrator.console import run_command
-from orchestrator.evaluation.options import add_locations, add_model, parse_size
+from orchestrator.evaluation.options import add_locations, add_model
 from pipelines.imports import importing_libraries
+from pipelines.option_types import parse_size
 
 
 def main(
@@ -44,7 +45,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--out",
         required=True,
         metavar="DIR",
-        help="folder for model.pt2, model.onnx, metadata.json, the model directory "
+        help="directory for model.pt2, model.onnx, metadata.json, the model directory "
         "(experiment.yaml, classes.yaml, model.safetensors) and the card README.md; it must not "
         "hold any of these that this command does not replace",
     )

@@ -34,7 +34,7 @@ def _init(options: argparse.Namespace, console: Console) -> int:
     study = _FIRST if options.study is None else shipped_study(options.study)
     target = Path("study.yaml" if options.study is None else study.name)
     if target.exists():
-        raise InputError(f"{target.resolve()} exists; remove it, or run this in another folder")
+        raise InputError(f"{target.resolve()} exists; remove it, or run this in another directory")
     for extended in _extended_files(study):
         inherited = target.parent / extended.relative_to(study.parent)
         if not inherited.exists():  # another study's copy may have brought it

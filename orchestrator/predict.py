@@ -45,7 +45,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="IMAGE|DIR|GLOB",
         help="images; folders are searched recursively",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory for the results")
     parser.add_argument(
         "--overlay",
         action="store_true",

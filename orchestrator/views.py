@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from orchestrator.console import InputError, open_console
+from orchestrator.console import check_directory, open_console
 from pipelines.imports import importing_libraries, whole_imports
 
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ class ReportView:
 
         Raises InputError if it is a file.
         """
-        if Path(directory).exists() and not Path(directory).is_dir():
-            raise InputError(f"{directory} is a file; save() takes a directory")
+        check_directory(Path(directory))
         from orchestrator.report.study_report import write_documents
 
         write_documents(Path(directory), self._documents)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,10 +15,10 @@ from pipelines.command import run_command
 from pipelines.errors import UserError
 from pipelines.imports import importing_libraries
 from pipelines.machine import cores
+from pipelines.option_types import parse_size
 from pipelines.preparation.fetching.published_datasets import ARCHIVES, INSTRUCTIONS
 from pipelines.preparation.readers import READERS, Reader
 from pipelines.preparation.readers.own_reader import own_failures, own_reader
-from pipelines.preparation.readers.streets import parse_size
 
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -92,7 +93,7 @@ def _parser(prog: str) -> tuple[argparse.ArgumentParser, _Commands]:
     crops = commands.add_parser("preview", help="draw augmented crops with their labels")
     crops.add_argument(
         "--crop",
-        type=parse_size,
+        type=partial(parse_size, least=16),
         metavar="HxW",
         help="height and width of the crops in pixels (default: the median of the images, at most "
         "1024x1024)",

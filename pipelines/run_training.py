@@ -54,7 +54,7 @@ def run_training(options: argparse.Namespace) -> int:
                 raise ConfigurationError(f"--{option} must be at least 1, received {value}")
         experiment = read_experiment(options.experiment, options.dataset)
         for name in ("out", "cache"):
-            _check_folder(name, getattr(options, name))
+            _check_directory(name, getattr(options, name))
         _train(experiment, Path(options.out), device, options)
     return 0
 
@@ -172,14 +172,14 @@ def _line(report: TrainingReport, epochs: int) -> str:
     return f"{text}  {metrics['images_per_second']:.1f} images/s"
 
 
-def _check_folder(option: str, path: str | None) -> None:
-    """Raise ConfigurationError if `path` is not a folder and cannot become one."""
+def _check_directory(option: str, path: str | None) -> None:
+    """Raise ConfigurationError if `path` is not a directory and cannot become one."""
     if path is None:
         return
-    folder = Path(path).expanduser()
-    existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    directory = Path(path).expanduser()
+    existing = next(each for each in (directory, *directory.absolute().parents) if each.exists())
     if not existing.is_dir():
-        raise ConfigurationError(f"--{option} {path}: {existing} is a file; name a folder")
+        raise ConfigurationError(f"--{option} {path}: {existing} is a file; choose a directory")
 
 
 def _device(name: str) -> torch.device:

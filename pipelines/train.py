@@ -32,7 +32,7 @@ def _run(options: argparse.Namespace) -> int:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Train one experiment on this machine.")
     parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="experiment file")
-    parser.add_argument("--out", required=True, metavar="DIR", help="output folder")
+    parser.add_argument("--out", required=True, metavar="DIR", help="output directory")
     parser.add_argument("--dataset", metavar="URI", help="prepared data set, overrides the file's")
     parser.add_argument(
         "--device",
@@ -43,7 +43,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--cache",
         metavar="DIR",
-        help="keep decoded data in this folder (default: decode each image anew in every epoch)",
+        help="keep decoded data in this directory (default: decode each image anew in every epoch)",
     )
     parser.add_argument(
         "--checkpoint-steps", type=int, metavar="N", help="also write a checkpoint every N steps"

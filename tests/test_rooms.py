@@ -20,6 +20,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "output": set(),
         "command": {"errors", "output"},
         "wording": set(),
+        "option_types": set(),
         "gpu": set(),
         "machine": set(),
         "device_memory": {"machine"},
@@ -27,7 +28,7 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "config": {"errors"},
         "data": {"errors", "wording"},
         "network": {"errors", "data"},
-        "preparation": {"errors", "wording", "machine", "config", "data"},
+        "preparation": {"errors", "wording", "option_types", "machine", "config", "data"},
         "figures": {"data"},
         "evaluation": {"errors", "data", "network"},
         "training": {
@@ -38,7 +39,8 @@ ALLOWED: dict[str, dict[str, set[str]]] = {
         "submission": {"errors", "data", "preparation"},
         "run_preparation": {"errors", "machine", "data", "preparation", "training"},
         "prepare": {
-            *("command", "errors", "machine", "imports", "preparation", "run_preparation"),
+            *("command", "errors", "option_types", "machine", "imports", "preparation"),
+            "run_preparation",
         },
         "run_training": {
             *("errors", "gpu", "config", "data", "network", "evaluation", "preparation"),

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from models.resampling import resize
-from orchestrator.console import InputError, say
+from orchestrator.console import InputError, check_directory, say
 from orchestrator.evaluation.agreement import Predict, agreement, load_onnx, load_torch
 from orchestrator.evaluation.hub import check_push, push
 from orchestrator.evaluation.model_card import (
@@ -62,18 +62,17 @@ _NOISE_SIZES = ((96, 160), (129, 75))
 def export_model(options: argparse.Namespace, console: Console) -> int:
     """Write and check the files, and push them; return the command's exit status."""
     out = Path(options.out).expanduser()
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; choose a folder")
+    check_directory(out, "--out")
     if out.is_dir() and out.resolve() == Path(options.model).expanduser().resolve():
-        raise InputError(f"--out {out} is the directory of the model itself; choose another folder")
+        raise InputError(f"--out {out} is the directory of the model itself; choose another one")
     if options.push is not None:
         check_push(options.push)
     elif options.private:
         raise InputError("--private is about a repository; add --push OWNER/NAME, or leave it out")
-    if options.size is not None and not 1 <= min(options.size) <= max(options.size) <= _LARGEST:
-        raise InputError(f"--size must be at least 1x1 and at most {_LARGEST}x{_LARGEST}")
+    if options.size is not None and max(options.size) > _LARGEST:
+        raise InputError(f"--size may be at most {_LARGEST}x{_LARGEST}")
     kinds = list(dict.fromkeys(options.format or FILES))
-    _check_folder(out, kinds)
+    _check_unreplaced(out, kinds)
     store = store_for_model(options.model, storage_of(options).local)
     model = load_model(options.model, store, options.imports)
     images, described = _check_images(model, options)
@@ -98,7 +97,7 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _check_folder(out: Path, kinds: Sequence[str]) -> None:
+def _check_unreplaced(out: Path, kinds: Sequence[str]) -> None:
     """Raise InputError if files of another model might stay beside those of this export."""
     written = {FILES[kind] for kind in kinds}
     if "safetensors" in kinds:
@@ -108,8 +107,8 @@ def _check_folder(out: Path, kinds: Sequence[str]) -> None:
     if kept:
         raise InputError(
             f"--out {out} has {' and '.join(kept)}, which this export would not replace and which "
-            "may belong to another model; choose another folder, delete them, or name all formats "
-            "in one command"
+            "may belong to another model; choose another directory, delete them, or name all "
+            "formats in one command"
         )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.console import InputError
 from pipelines.evaluation.config import InferenceConfig
+from pipelines.option_types import parse_size
 
 if TYPE_CHECKING:
     from orchestrator.storage import Storage
@@ -103,14 +104,4 @@ def _scales(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         message = f"write factors separated by commas, such as 0.5,1,1.5; received {text!r}"
-        raise argparse.ArgumentTypeError(message) from None
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Parse `HEIGHTxWIDTH` to (height, width)."""
-    height, _, width = text.partition("x")
-    try:
-        return int(height), int(width)
-    except ValueError:
-        message = f"write height and width in pixels, such as 512x1024; received {text!r}"
         raise argparse.ArgumentTypeError(message) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from orchestrator.console import InputError, progress, say
+from orchestrator.console import InputError, check_directory, progress, say
 from orchestrator.evaluation.input_images import InputImage, find_images
 from orchestrator.evaluation.options import inference_settings, storage_of
 from orchestrator.evaluation.trained_model import (
@@ -45,8 +45,7 @@ def predict_images(options: argparse.Namespace, console: Console) -> int:
     """Predict and write the label maps; return the command's exit status."""
     config = InferenceConfig(**inference_settings(options))
     out = Path(options.out).expanduser()
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; choose a folder")
+    check_directory(out, "--out")
     found = find_images(options.inputs, out)
     images = found.images
     submission = SUBMISSIONS[options.submission] if options.submission else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from orchestrator.console import InputError, say
+from orchestrator.console import InputError, check_directory, say
 from orchestrator.storage import Storage
 from orchestrator.study.load import load_study, override_of
 from orchestrator.study.model_cost import ModelCost
@@ -25,8 +25,8 @@ EXIT_INCOMPLETE = 1
 
 def write_report(options: argparse.Namespace, console: Console) -> int:
     """Write and print the report of a study; return the command's exit status."""
-    if options.out and Path(options.out).exists() and not Path(options.out).is_dir():
-        raise InputError(f"--out {options.out} is a file; choose a directory")
+    if options.out:
+        check_directory(Path(options.out), "--out")
     overrides = [override_of(text) for text in options.set]
     study = load_study(Path(options.study), overrides, options.only)
     check_no_secret(options.storage)

@@ -113,7 +113,7 @@ def test_frames_and_report_are_those_of_the_command(
     assert "missing" in str(report)
     assert "\x1b" not in str(report)
     assert repr(report) == str(report)
-    with pytest.raises(InputError, match=r"study\.yaml is a file; save\(\) takes a directory"):
+    with pytest.raises(InputError, match=r"study\.yaml is a file; choose a directory"):
         report.save(file)
     assert report.markdown() == (tmp_path / "report" / "table.md").read_text()
 

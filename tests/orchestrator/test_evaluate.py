@@ -295,7 +295,7 @@ def test_bad_input_is_reported(
     ("options", "message"),
     [
         (["--scales", "big"], "such as 0.5,1,1.5; received 'big'"),
-        (["--window", "64"], "such as 512x1024; received '64'"),
+        (["--window", "64"], "such as 512x1024, and at least 1x1; received '64'"),
     ],
 )
 def test_unreadable_options_are_reported(

@@ -159,9 +159,8 @@ def test_network_with_windows_is_exported_for_one_size(
     assert "(1, 3, 40, 56)" in json.loads((out / METADATA).read_text())["input"]
     assert "for one image of 40 x 56 pixels" in (out / "README.md").read_text()
 
-    for size in ("0x56", "40x999999999999999"):
-        assert main([*arguments, "--size", size]) == 2
-        assert "--size must be at least 1x1 and at most 8192x8192" in capsys.readouterr().out
+    assert main([*arguments, "--size", "40x9999999"]) == 2
+    assert "--size may be at most 8192x8192" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -218,10 +217,10 @@ def test_model_directory_is_not_overwritten(
 ) -> None:
     before = {file.name: file.read_bytes() for file in model.iterdir()}
     assert main([str(model), "--out", f"{model}/../model"]) == 2
-    assert "is the directory of the model itself; choose another folder" in capsys.readouterr().out
+    assert "is the directory of the model itself; choose another one" in capsys.readouterr().out
     assert {file.name: file.read_bytes() for file in model.iterdir()} == before
     assert main([str(model), "--out", str(model / WEIGHTS_FILE)]) == 2
-    assert "is a file; choose a folder" in capsys.readouterr().out
+    assert "is a file; choose a directory" in capsys.readouterr().out
 
 
 def test_network_of_one_size_is_checked_on_it(

@@ -179,8 +179,8 @@ def test_invalid_experiment_files_are_reported(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--out", "experiment.yaml"], "--out experiment.yaml: experiment.yaml is a file; name a"),
-        (["--cache", "experiment.yaml/in"], "experiment.yaml is a file; name a folder"),
+        (["--out", "experiment.yaml"], "--out experiment.yaml: experiment.yaml is a file; choose"),
+        (["--cache", "experiment.yaml/in"], "experiment.yaml is a file; choose a directory"),
         (["--keep", "0"], "--keep must be at least 1, received 0"),
         (["--device", "cuda"], "--device cuda: torch finds no GPU"),
     ],

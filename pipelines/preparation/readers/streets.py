@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Self
 
 from pipelines.data.image_io import encode_png
 from pipelines.data.manifest import ClassInfo
+from pipelines.option_types import parse_size
 from pipelines.preparation import streets
 from pipelines.preparation.readers.reader import Listing, Reader, Record
 
@@ -80,7 +81,7 @@ class Streets(Reader):
             )
         parser.add_argument(
             "--size",
-            type=parse_size,
+            type=partial(parse_size, least=16),
             default=cls.size,
             metavar="HxW",
             help="height and width of the images in pixels (default: 128x256)",
@@ -100,19 +101,6 @@ def _renderer_version() -> str:
     for path in sorted(Path(streets.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Parse `HEIGHTxWIDTH` to (height, width)."""
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-        if min(width, height) < 16:
-            raise ValueError
-    except ValueError:
-        raise ArgumentTypeError(
-            f"must be HEIGHTxWIDTH, such as 128x256, and at least 16x16; received {text!r}"
-        ) from None
-    return height, width
 
 
 def _natural(text: str) -> int:
