@@ -260,7 +260,7 @@ def _basis(calibration: Calibration, device: str) -> str:
     sources = dict.fromkeys(_SOURCES[measured.source] for measured in calibration.measured)
     return (
         f"Times from {' and '.join(sources)} on {device} ({count}). Ranges: "
-        "80 % intervals, wider for trainings unlike the measured ones"
+        "80 % intervals, wider for training runs unlike the measured ones"
     )
 
 

@@ -113,8 +113,8 @@ class Preflight:
     def probe(self, todo: Sequence[ResolvedTrial]) -> None:
         """Time a few steps of at most three of the networks of `todo`, on machines that are up."""
         self._say(
-            "no timings of similar trainings on this device yet: running a short probe, a minute "
-            "or two on a CPU, and saving it for later plans"
+            "no timings of similar training runs on this device yet: running a short probe, a "
+            "minute or two on a CPU, and saving it for later plans"
         )
         trials = spread_by_cost(todo, self._study.config.sample)
         self._learn(self._run(trials, "probe", self._stopped), trials, "probe")

@@ -109,7 +109,7 @@ def _samples(config: StudyConfig, source: Source) -> Iterator[Problem]:
     if sampling is not None and sampling.method == "tpe" and config.early_stopping is not None:
         message = (
             "`samples.method: tpe` cannot be used with `early_stopping`, because it needs the "
-            "scores of whole trainings; remove one of them"
+            "scores of complete training runs; remove one of them"
         )
         yield Problem(source.location(("samples", "method")), message)
     if sampling is not None and sampling.method == "tpe" and find_spec("optuna") is None:

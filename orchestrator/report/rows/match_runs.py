@@ -139,13 +139,13 @@ def _uncertainty(run: TrialRun, trial: Trial, study: str, contents: Contents) ->
 
 
 def _ambiguity(selected: TrialRun, candidates: Sequence[TrialRun]) -> str:
-    """Return a message if several different trainings match; empty otherwise."""
+    """Return a message if several different training runs match; empty otherwise."""
     count = len({run.identity for run in candidates if run.status == selected.status})
     if count < 2:
         return ""
     return (
-        f"{count} trainings match, which differ in precision or in the content of data or weights; "
-        "this study's own run is shown, or else the latest"
+        f"{count} training runs match, which differ in precision or in the content of data or "
+        "weights; this study's own run is shown, or else the latest"
     )
 
 

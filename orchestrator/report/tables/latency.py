@@ -34,7 +34,7 @@ def latency_header(config: LatencyConfig | None) -> str:
 
 
 def latency_record(config: StudyConfig, row: Row) -> dict[str, str | float | None]:
-    """Return the columns of the CSV: means over the row's trainings."""
+    """Return the columns of the CSV: means over the row's training runs."""
     if config.latency is None:
         return {}
     line: dict[str, str | float | None] = {}

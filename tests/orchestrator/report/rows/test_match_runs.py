@@ -169,7 +169,7 @@ def test_data_changed_at_the_same_path_causes_a_warning(tmp_path: Path) -> None:
     assert not report.notes.warnings
     data.rename(tmp_path / "away")
     (warning,) = report_of(path).read().notes.warnings
-    assert "2 trainings" in warning
+    assert "2 training runs" in warning
 
 
 @pytest.mark.slow
