@@ -48,7 +48,7 @@ _SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it would duplicate the worker's output
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # own networks find their files as in the command
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # custom networks read files relative to the command's folder
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # not every report of a search has an mIoU
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the command handles Ctrl-C

@@ -43,7 +43,7 @@ def protocol_tag(config: InferenceConfig) -> str:
 
 
 def _described(metric: MetricConfig) -> dict[str, Any]:
-    """Return what identifies a metric's scores: its configuration, and the source of a user-defined
+    """Return what identifies a metric's scores: its configuration, and the source of a custom
     one."""
     described = asdict(metric)
     if is_class_name(metric.name):

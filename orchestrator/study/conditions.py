@@ -35,7 +35,7 @@ def published_keys(source: Source, variant: str, kind: str, index: int) -> Keys:
 
 def resolved_values(variant: str, experiment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that conditions are matched against: a partial experiment with defaults
-    filled in, and the variant's name. A user-defined network has none of FENet's keys."""
+    filled in, and the variant's name. A custom network has none of FENet's keys."""
     defaults = asdict(Experiment())
     model = experiment.get("model")
     if isinstance(model, str) or (isinstance(model, dict) and "network" in model):

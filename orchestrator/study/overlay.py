@@ -54,7 +54,7 @@ def mergeable(base: Source, override: Source, prefix: Keys = ()) -> tuple[Source
     """Return two trees as they merge: `base` without what `override` does not inherit, and both
     with a mapping for the optimizer and the schedule where one of them has a mapping.
 
-    A user-defined network inherits nothing from another network; another backbone, optimizer or
+    A custom network inherits nothing from another network; another backbone, optimizer or
     schedule inherits no arguments; and `training.epochs` and `training.steps` replace each other.
 
     prefix: keys of the partial experiment in both trees.
@@ -124,7 +124,7 @@ def _replaced(value: Any, keys: Keys, inner: Any) -> Any:
 
 
 def validate_experiment(source: Source, for_training: bool = True) -> Experiment:
-    """Validate an experiment. `model` is FENet's configuration, or a user-defined network:
+    """Validate an experiment. `model` is FENet's configuration, or a custom network:
     `package.module:Class`, or a mapping of `network` and `arguments`.
 
     for_training: import and check the classes of the optimizer, the schedule, the loss, the

@@ -52,7 +52,7 @@ def resolve_trials(
         default, this machine's device decides.
 
     Raises DatasetError if a data set or one of its splits is missing or has no labels, NetworkError
-    if a user-defined network cannot be run, WeightsError if weights cannot be loaded,
+    if a custom network cannot be run, WeightsError if weights cannot be loaded,
     PrecisionError if a GPU would only emulate the precision, TransformError or MetricError if a
     transform or a metric cannot be applied. The message has one line for each reason, with the
     first trial that it concerns and the number of others.

@@ -100,7 +100,7 @@ class Row:
     @property
     def code_versions(self) -> set[str]:
         """The versions of the code of the finished runs, all current ones as one: the version
-        of a row with a user-defined module or a model of a library counts that, too."""
+        of a row with a custom module or a model of a library counts that, too."""
         runs = [result for result in self.finished if result.run is not None]
         return {each.run.code if each.stale and each.run else CURRENT for each in runs}
 

@@ -179,7 +179,7 @@ class CountsReader:
         return found + [
             Measured(each.key, each.metric, statistics.values[each.key])
             for each in build_metrics(configs, len(counts.classes))
-            # The source of a user-defined metric may have changed since.
+            # The source of a custom metric may have changed since.
             if each.length == statistics.values[each.key].shape[1]
         ]
 
