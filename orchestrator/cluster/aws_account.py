@@ -45,7 +45,7 @@ class AccountCheck:
             self.unchecked.setdefault(type(error).__name__, []).append(subject)
 
     def remarks(self) -> Iterator[str]:
-        """Yield what was checked, what was not for each reason, and why machines are replaced."""
+        """Yield what was checked, what was not and which machines are replaced, with reasons."""
         if self.checked:
             yield f"checked: {', '.join(self.checked)}"
         for reason, subjects in self.unchecked.items():

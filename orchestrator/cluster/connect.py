@@ -125,21 +125,21 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
             # Ray also fails to connect if the token is missing, or another one.
             cause = next(iter(str(error).splitlines()), "")
             raise UnreachableError(
-                f"{option('address')} {address}: no Ray cluster lets this command in ({cause}). "
-                "If it has a token, copy that to ~/.ray/auth_token and set RAY_AUTH_MODE=token"
+                f"{option('address')} {address}: the Ray cluster rejected the connection "
+                f"({cause}). If it requires a token, copy that to ~/.ray/auth_token and set "
+                "RAY_AUTH_MODE=token"
             ) from None
         except RuntimeError as error:
             if "Version mismatch" not in str(error):
                 raise
             # Ray's message lists the versions of Ray and Python, cluster first.
-            ray_there, python_there, ray_here, python_here = re.findall(
+            cluster_ray, cluster_python, own_ray, own_python = re.findall(
                 r"(?:Ray|Python): (\S+)", str(error)
             )
             raise VersionMismatchError(
-                f"{option('address')} {address}: the cluster runs Ray {ray_there} on Python "
-                f"{python_there}, "
-                f"this command Ray {ray_here} on Python {python_here}; all of these must be the "
-                "same, including the last number"
+                f"{option('address')} {address}: the cluster runs Ray {cluster_ray} on Python "
+                f"{cluster_python}, this command Ray {own_ray} on Python {own_python}; both must "
+                "be the same, including the patch version"
             ) from None
     if callable(on_sigterm):
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler would abort() the process

@@ -52,8 +52,8 @@ def ray_directory() -> Path:
             return directory
     tried = ", ".join(map(str, directories))
     raise LocalNodeError(
-        f"Ray cannot use {tried}: its directory needs at most {_LONGEST} characters and must be "
-        "writable. Set RAY_TMPDIR to the parent of such a directory"
+        f"Ray cannot use {tried}: its directory must be writable and its path at most {_LONGEST} "
+        "characters long. Set RAY_TMPDIR to a shorter or writable parent directory"
     )
 
 

@@ -72,7 +72,7 @@ def device_name(resources: Resources, placement: Placement) -> str:
     try:
         return str(ray.get(reference, timeout=_TASK_SECONDS))
     except RayError as error:
-        cause = getattr(error, "cause", None)  # of what the task raised
+        cause = getattr(error, "cause", None)  # the exception that the task raised
         if isinstance(cause, UserError):
             raise UserError(f"on a node of the cluster, {cause}") from None
         ray.cancel(reference)

@@ -65,8 +65,8 @@ def push(
     api = huggingface_hub.HfApi(endpoint=endpoint, token=huggingface_hub.get_token())
     try:
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("ignore")  # of the library about its HTTP client
-            warnings.simplefilter("always", UserWarning)  # of the hub about the card's metadata
+            warnings.simplefilter("ignore")  # the library warns about its HTTP client
+            warnings.simplefilter("always", UserWarning)  # the hub warns about the card's metadata
             url = _push(api, repository, directory, files, private, console)
     except HubError:
         raise

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Prior standard deviations of the logarithms: of the speed of a device, which all share, and of
-# each one's own deviation.
+# Prior standard deviations of the logarithms: of the device's speed, common to all coefficients,
+# and of each coefficient.
 _COMMON_SPREAD = 0.5
 _OWN_SPREAD = 1.0
 _PRIOR_WEIGHT = 2.0  # the prior of the scale of the errors counts as this many measurements

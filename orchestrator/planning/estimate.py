@@ -205,7 +205,8 @@ class Calibration:
 
 
 def _features(workload: Workload) -> NDArray[np.float64]:
-    """Return the features of a step, shape (4,); times the coefficients they give its seconds."""
+    """Return the features of a step, `(4,)`; their product with the coefficients is its duration in
+    seconds."""
     images = workload.batch / workload.workers
     if workload.micro_batches > 1:  # the kept pixels are counted in an additional forward pass
         images *= 1 + _FORWARD_SHARE

@@ -11,7 +11,7 @@ from pipelines.training.config import TrainingConfig
 
 STEPS = 6  # optimizer steps of a preflight run
 
-# A study that takes less than this many times its preflight runs shows its errors soon enough.
+# Below this multiple of the preflight's duration, the study itself shows errors soon enough.
 _WORTHWHILE = 10
 
 # Training settings that change neither memory nor shapes nor speed.

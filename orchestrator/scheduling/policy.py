@@ -187,7 +187,7 @@ def simulate(
 
 @dataclass(frozen=True)
 class _Reservation:
-    """A future start of a gang: in how many seconds, and the resources then left by it."""
+    """A future start of a gang. seconds: from now. spare: resources left free then."""
 
     seconds: float
     spare: list[Node]

@@ -92,7 +92,7 @@ def readable_disk_errors(storage: Storage) -> Iterator[None]:
     except Exception as error:
         if not is_disk_full(error):
             raise
-        from orchestrator.sweep.disk_space import disk_full_message  # after the slow libraries
+        from orchestrator.sweep.disk_space import disk_full_message  # imports slow libraries
 
         raise StorageError(disk_full_message(storage)) from None
 

@@ -23,8 +23,8 @@ def evaluate_finished(
     budget: Budget,
     start_cluster: Callable[[], None],
 ) -> dict[str, str]:
-    """Score finished trials under the study's protocols, pack its submission and measure latencies,
-    if need be beyond the limits of `budget`; these end only the wait for machines.
+    """Score finished trials, write submissions and measure latencies, even beyond the limits of
+    `budget`: a reached limit only ends the wait for machines.
 
     finished: runs by trial name. Returns the causes of failures by trial name.
     """

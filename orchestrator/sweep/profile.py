@@ -19,7 +19,7 @@ def open_profile(study: Study, context: RunContext) -> StudyReport:
     """Return the profile of a study. Raises StudyError and TrackingError, as `run_profile`."""
     costs = profile_costs(study)
     store = open_store(context.storage)
-    find_experiment(store, study.config.study)  # of somebody else: before anything is printed
+    find_experiment(store, study.config.study)  # raises if another program made it
     return StudyReport(study, store, costs=costs)
 
 

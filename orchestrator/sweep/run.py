@@ -43,7 +43,7 @@ from orchestrator.tracking.queries import (
     shared_file_warning,
 )
 from orchestrator.tracking.store import TrackingStore, without_password
-from orchestrator.tracking.user_uri import uncounted_uri
+from orchestrator.tracking.user_uri import ignored_uri
 from pipelines.machine import core_limit
 from pipelines.preparation.embedded import EMBEDDED
 
@@ -207,7 +207,8 @@ def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
         placement = plan_placement(resources, nodes, kinds)
         if cluster.is_local and (limit := core_limit()):
             say(context.console, limit, "dim")
-        store = open_present_store(context.storage)  # may fail; opening the data can take minutes
+        # Opened early: it may fail, and opening the data can take minutes.
+        store = open_present_store(context.storage)
         download_weights((trial.experiment for trial in study.trials), context.console)
         names = {trial.experiment.data.dataset for trial in study.trials}
         embedded = "; the embedded set is made on first use" if EMBEDDED in names else ""
@@ -219,13 +220,13 @@ def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
         show_data(study, trials, context.console)
         check_submission(study, trials)
         store = store or open_store(context.storage)
-        if uri := uncounted_uri():
+        if uri := ignored_uri():
             warn(
                 context.console,
                 f"recording in {store.display_uri}; mlflow.set_tracking_uri, which named "
                 f"{without_password(uri)}, does not change that",
             )
-        find_experiment(store, study.config.study)  # of somebody else: before anything starts
+        find_experiment(store, study.config.study)  # raises if another program made it
         snapshot = read_snapshot(store)
         known = with_recorded_samples(study, snapshot.trials, resolve)
         if known is not study:

@@ -18,8 +18,8 @@ HEARTBEAT_SECONDS = 10.0
 
 EXPIRED_SECONDS = 180.0
 
-# After a longer pause between two reads, as of a tracking server that did not answer, silence is
-# counted anew: the other process could not renew its heartbeat either.
+# After a longer pause between two reads, for example because the server did not answer, the silence
+# is measured anew: the other process could not renew its heartbeat either.
 _PAUSE_SECONDS = 60.0
 
 

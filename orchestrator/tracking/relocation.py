@@ -1,8 +1,7 @@
 """Finds the artifacts of a storage directory that was moved, or is mounted at several paths.
 
-MLflow records the absolute path of each artifact folder. For a store in an
-SQLite file, the folder's path relative to the `artifacts/` next to the file counts instead, for
-reading and for writing.
+MLflow records the absolute path of each artifact folder. If the store is an SQLite file, this
+module uses the path relative to the `artifacts/` next to the file instead, for reading and writing.
 """
 
 import sqlite3

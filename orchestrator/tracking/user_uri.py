@@ -17,7 +17,7 @@ def chosen_uri() -> str | None:
     """Return `MLFLOW_TRACKING_URI` as the user has set it; None if it is not set.
 
     `mlflow.set_tracking_uri` exports that variable too, for other processes. In this one, it does
-    not move a study to another store: what the process started with counts.
+    not move a study to another store: the value at the start of the process is used.
     """
     uri = os.environ.get(VARIABLE) or None
     if uri is None or uri != service._tracking_uri:
@@ -27,8 +27,8 @@ def chosen_uri() -> str | None:
     return None
 
 
-def uncounted_uri() -> str | None:
-    """Return the URI of `mlflow.set_tracking_uri` if `chosen_uri` does not count it, else None."""
+def ignored_uri() -> str | None:
+    """Return the URI set by `mlflow.set_tracking_uri` if `chosen_uri` ignores it, else None."""
     uri = os.environ.get(VARIABLE) or None
     return None if uri == chosen_uri() else uri
 

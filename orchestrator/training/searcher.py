@@ -1,7 +1,7 @@
 """Decides which trial Ray Tune starts next: `scheduling.policy` in the form of a Tune searcher.
 
-Tune alone would start as many trials as their small drivers fit, and their gangs of workers would
-wait for each other forever. This searcher suggests a trial only when its whole gang fits.
+On its own, Tune would start every trial whose small driver fits; their workers would then wait for
+each other forever. This searcher suggests a trial only when its whole gang fits.
 """
 
 import math

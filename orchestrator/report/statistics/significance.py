@@ -1,11 +1,11 @@
 """Confidence intervals and p values of the difference between two rows of a table.
 
-The mean over seeds of the paired differences varies for two reasons: other trainings (see
-`seed_spread`) and other validation images (see `bootstrap`). With folds, other images are part of
-the first. Its distribution is the sum of both: a
-Student's t scaled by the standard error over seeds, and the bootstrap replicates of the mean over
-seeds. It is evaluated as a mixture of t distributions centered on the replicates, without random
-draws, so p values have neither a smallest possible value nor Monte Carlo error from seeds.
+The mean over seeds of the paired differences varies for two reasons: other seeds (see
+`seed_spread`) and other validation images (see `bootstrap`). With folds, the first includes the
+second. The mean is distributed as the sum of both parts: a Student's t scaled by the standard error
+over seeds, and the bootstrap replicates of the mean. The distribution is evaluated as a mixture of
+t distributions centered on the replicates, without random draws, so p values have neither a
+smallest possible value nor Monte Carlo error from seeds.
 """
 
 import math

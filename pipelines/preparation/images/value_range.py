@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# More of a level than this lies between a value and its level only if rounding has moved it.
+# A value that moves to its level by more than this fraction of a level is rounded or clipped.
 _ROUNDING = 1e-6
 # Values that are measured together; more would take memory.
 _AT_ONCE = 1 << 22
@@ -45,8 +45,8 @@ class ValueRange:
 
     @property
     def plausible(self) -> tuple[float, float]:
-        """The range without a lowest value below 0, or a highest one, that lies farther from all
-        others than they do from each other."""
+        """The range without outliers: a negative lowest value, or a highest value, whose distance
+        to the next value exceeds the span of the values in between."""
         span = self.second_high - self.second_low
         low, high = self.low, self.high
         if span > 0 and low < 0 and self.second_low - low > span:
@@ -64,12 +64,13 @@ class ValueRange:
 
     @property
     def uniform(self) -> float:
-        """The share of the values that two levels hold, 0 to 1, besides those of a third that are
-        kept exactly, such as no data; 0 if rounding has changed fewer than 1% of the values."""
+        """How nearly uniform the scaled images are, 0 to 1: the fraction of the rounded values in
+        their two most frequent levels, or of all values in one more level, which may be stored
+        exactly, such as no data; the smaller one. 0 if fewer than 1 % of the values are rounded."""
         total = sum(self.rounded)
         if not total or 100 * total < self.values:
             return 0.0
-        # What has many exact levels keeps its detail, even if the rest is clipped.
+        # Images with many exactly stored levels keep their detail even if other values are clipped.
         shares = sum(sorted(self.rounded)[-2:]) / total, sum(sorted(self.levels)[-3:]) / self.values
         return min(shares)
 

@@ -15,7 +15,7 @@ from orchestrator.tracking.models import register_best
 from orchestrator.tracking.open_store import tracking_uri
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
-from orchestrator.tracking.user_uri import global_uri, uncounted_uri
+from orchestrator.tracking.user_uri import global_uri, ignored_uri
 from tests.support.tracked_trials import finish
 
 VARIABLE = "MLFLOW_TRACKING_URI"
@@ -35,9 +35,9 @@ def test_uri_that_mlflow_exports_does_not_choose_the_store(
     file = f"sqlite:///{tmp_path / 'mlflow.db'}"
     mlflow.set_tracking_uri("http://users:5000")
     assert os.environ[VARIABLE] == "http://users:5000"
-    assert (tracking_uri(tmp_path), uncounted_uri()) == (file, "http://users:5000")
+    assert (tracking_uri(tmp_path), ignored_uri()) == (file, "http://users:5000")
     monkeypatch.setenv(VARIABLE, "http://chosen:5000")
-    assert (tracking_uri(tmp_path), uncounted_uri()) == ("http://chosen:5000", None)
+    assert (tracking_uri(tmp_path), ignored_uri()) == ("http://chosen:5000", None)
 
 
 @pytest.mark.slow
