@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -294,6 +295,17 @@ def test_table_has_no_cycle(holder: str) -> None:
     for package, allowed in ALLOWED[holder].items():
         assert {entry.split(".")[0] for entry in allowed} <= earlier, package
         earlier.add(package)
+
+
+@pytest.mark.parametrize("top_level", [name for name in TOP_LEVEL if name in ALLOWED])
+def test_docstrings_of_packages_name_what_they_may_import(top_level: str) -> None:
+    for package, allowed in ALLOWED[top_level].items():
+        file = ROOT / top_level / package / "__init__.py"
+        if file.is_file():
+            text = " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split())
+            sentence = re.search(r"\b[Ii]mports\b(.*?)(;|\.( |$))", text)
+            assert sentence, f"{file} does not say what it imports"
+            assert set(re.findall(r"`(.+?)`", sentence[1])) == allowed, file
 
 
 @pytest.mark.parametrize("library", ALLOWED_IMPORTERS)

@@ -1,5 +1,5 @@
 """`python -m orchestrator.sweep`: drives all stages of a study.
 
-May import every other package of orchestrator except `bundle`; only `bundle`, `api` and `studies`
-import it.
+Imports `console`, `storage`, `context`, `study`, `tracking`, `scheduling`, `cluster`, `planning`,
+`training`, `preflight`, `evaluation` and `report`; only `bundle`, `api` and `studies` import it.
 """
