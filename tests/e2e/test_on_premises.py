@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.sweep.__main__ import main
-from tests.support.hosts import Hosts, missing_programs, start_hosts
+from tests.support.hosts import Hosts, missing_programs, needing, start_hosts
 
 PROJECT = Path(__file__).parents[2]
 STUDY = """\
@@ -27,11 +27,7 @@ variants: {strong: {}}
 resources: {workers: 2, cpus_per_worker: 1}
 """
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(bool(missing_programs()), reason=f"needs {missing_programs()}"),
-]
+pytestmark = needing(missing_programs())
 
 
 @pytest.fixture(scope="module")

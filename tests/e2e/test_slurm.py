@@ -10,15 +10,12 @@ import pytest
 import yaml
 
 from tests.support import ROOT
+from tests.support.hosts import needing
 from tests.support.slurm import Slurm, missing_programs, start_slurm
 
 JOB = f"--gpus-per-node=0 --cpus-per-task=1 {ROOT}/clusters/slurm.sbatch study.yaml --no-preflight"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(bool(missing_programs()), reason=f"needs {missing_programs()}"),
-]
+pytestmark = needing(missing_programs())
 
 
 @pytest.fixture(scope="module")

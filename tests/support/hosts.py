@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.support import ROOT
 
 FIRST_USER = 30001
@@ -27,6 +29,15 @@ def missing_programs() -> str:
     if not Path("/usr/sbin/sshd").exists():
         missing.append("sshd")
     return ", ".join(missing)
+
+
+def needing(missing: str) -> list[pytest.MarkDecorator]:
+    """Return the marks of tests on hosts. missing: requirements that this machine does not meet."""
+    return [
+        pytest.mark.slow,
+        pytest.mark.timeout(1800),
+        pytest.mark.skipif(bool(missing), reason=f"needs {missing}"),
+    ]
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,16 @@ seeds: [0, 1]
 compare_to: strong
 report: {protocol: flip}
 """
+# A search with two rows, to which a test adds what is sampled.
+SEARCH = """\
+study: tune
+kind: search
+base:
+  data: {crop: [32, 32]}
+  model: {backbone: dfnet1, channels: 8}
+  training: {epochs: 3, precision: fp32}
+variants: {a: {}, b: {set: {model: {flows: []}}}}
+"""
 
 
 def load(directory: Path, files: str | Mapping[str, str], **options: Any) -> Study:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
+from tests.support.study_files import load
 
 STUDY = """\
 study: after
@@ -28,9 +28,7 @@ resources: {node_cache: null}
 
 @pytest.fixture
 def study(tmp_path: Path, cityscapes: Path) -> Study:
-    file = tmp_path / "study.yaml"
-    file.write_text(STUDY.replace("DATASET", str(cityscapes)))
-    return load_study(file)
+    return load(tmp_path, STUDY.replace("DATASET", str(cityscapes)))
 
 
 @pytest.fixture

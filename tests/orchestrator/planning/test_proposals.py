@@ -11,32 +11,28 @@ import pytest
 from orchestrator.planning.proposals import next_samples, propose, with_recorded_samples
 from orchestrator.planning.reconcile import Decision
 from orchestrator.study.config import StudyConfig
-from orchestrator.study.load import load_study
 from orchestrator.study.sampling import RangeConfig, SamplesConfig, SearchSample, random_sample
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.trial_state import TrialState
 from orchestrator.tracking.runs import TrialRun
 from orchestrator.tracking.samples import recorded_samples
+from tests.support.study_files import SEARCH, load
 
 RATE, KIND = "training.learning_rate", "training.optimizer"
 RANGES = {
     RATE: RangeConfig(log=(1e-4, 1.0)),
     KIND: RangeConfig(choice=("sgd", {"name": "adamw", "arguments": {"eps": 1e-6}})),
 }
-STUDY = """\
-study: tune
-kind: search
-base:
-  data: {crop: [32, 32]}
-  model: {backbone: dfnet1, channels: 8}
-  training: {epochs: 3, precision: fp32}
-variants: {a: {}, b: {set: {model: {flows: []}}}}
+STUDY = (
+    SEARCH
+    + """\
 sample:
   training.learning_rate: {log: [1e-4, 1]}
   training.optimizer: {choice: [sgd, {name: adamw, arguments: {eps: 1e-6}}]}
 samples: {count: 7, method: tpe, startup: 3, round: 2}
 seeds: [0, 1]
 """
+)
 
 
 def config(count: int = 60) -> StudyConfig:
@@ -105,9 +101,7 @@ def test_choices_that_are_equal_in_python_are_different() -> None:
 
 
 def loaded(tmp_path: Path, text: str = STUDY) -> Study:
-    path = tmp_path / "study.yaml"
-    path.write_text(text)
-    return load_study(path)
+    return load(tmp_path, text)
 
 
 @dataclass

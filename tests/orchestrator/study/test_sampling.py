@@ -14,16 +14,11 @@ from orchestrator.planning.preflight_choice import distinct
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.sampling import RangeConfig, SearchSample, random_sample, value_text
 from orchestrator.tracking.descriptions import run_name
-from tests.support.study_files import load, problems
+from tests.support.study_files import SEARCH, load, problems
 
-STUDY = """\
-study: tune
-kind: search
-base:
-  data: {crop: [32, 32]}
-  model: {backbone: dfnet1, channels: 8}
-  training: {epochs: 3, precision: fp32}
-variants: {a: {}, b: {set: {model: {flows: []}}}}
+STUDY = (
+    SEARCH
+    + """\
 sample:
   training.learning_rate: {log: [1e-3, 1]}
   data.augmentation.hue: {uniform: [0, 0.3]}
@@ -31,6 +26,7 @@ sample:
   training.optimizer: {choice: [sgd, {name: adamw, arguments: {eps: 1e-6}}]}
 samples: 4
 """
+)
 RANGES = {
     "log": RangeConfig(log=(1e-4, 10.0)),
     "uniform": RangeConfig(uniform=(-0.2, 0.7)),

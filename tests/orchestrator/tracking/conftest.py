@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
+from tests.support.study_files import load
 
 STUDY = """\
 study: tracking test
@@ -27,9 +27,7 @@ variants:
 
 @pytest.fixture
 def study(tmp_path: Path, small_streets: Path) -> Study:
-    path = tmp_path / "study.yaml"
-    path.write_text(STUDY.replace("DATASET", str(small_streets)))
-    return load_study(path)
+    return load(tmp_path, STUDY.replace("DATASET", str(small_streets)))
 
 
 @pytest.fixture
