@@ -107,16 +107,16 @@ def _logs(options: argparse.Namespace, console: Console) -> int:
 def _stop(options: argparse.Namespace, console: Console) -> int:
     store = store_of(options)
     study = find_study(store, options.study)
-    if study.holder is None:
+    if study.lock_holder is None:
         say(console, f"study {study.name!r} is not running; nothing to stop")
         return 0
     request_stop(store, study)
     say(
         console,
-        f"asked {study.holder.owner.description} to stop; its trials write a checkpoint and end "
-        "(waiting until they have; Ctrl-C ends the wait, not the stop)",
+        f"asked {study.lock_holder.owner.description} to stop; its trials write a checkpoint and "
+        "end (waiting until they have; Ctrl-C ends the wait, not the stop)",
     )
-    while find_study(store, study.name).holder is not None:
+    while find_study(store, study.name).lock_holder is not None:
         time.sleep(_POLL_SECONDS)
     say(console, f"study {study.name!r} is stopped; `resume` continues it")
     return 0
@@ -149,10 +149,10 @@ def _relocate(options: argparse.Namespace, console: Console) -> int:
             "can be moved"
         )
     for study in read_snapshot(store).studies:
-        if study.state == "running" and study.holder is not None:
+        if study.state == "running" and study.lock_holder is not None:
             raise TrackingError(
-                f"study {study.name!r} is being run by {study.holder.owner.description}; stop it "
-                "first"
+                f"study {study.name!r} is being run by {study.lock_holder.owner.description}; "
+                "stop it first"
             )
     changed = record_current_paths(file)
     say(console, f"{counted(changed, 'path')} of artifacts changed to {file.parent}")

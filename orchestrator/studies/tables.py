@@ -40,7 +40,7 @@ def studies_table(studies: Sequence[StudySummary]) -> Table:
             _trial_counts(study),
             _best(study.present),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(study.started)),
-            _holder(study),
+            _lock_holder(study),
         )
     return table
 
@@ -74,12 +74,13 @@ def trials_table(study: StudySummary) -> Table:
     return table
 
 
-def _holder(study: StudySummary) -> str:
-    if study.holder is None:
+def _lock_holder(study: StudySummary) -> str:
+    holder = study.lock_holder
+    if holder is None:
         return ""
     if study.state == "silent":
-        return f"{study.holder.owner.description}, no heartbeat for {clock(study.holder.age)}"
-    return f"{study.holder.owner.description}, {study.holder.age:.0f} s ago"
+        return f"{holder.owner.description}, no heartbeat for {clock(holder.age)}"
+    return f"{holder.owner.description}, {holder.age:.0f} s ago"
 
 
 def _trial_counts(study: StudySummary) -> str:

@@ -24,9 +24,9 @@ _PAUSE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Holder:
-    """Another process that runs a study. age: seconds since its last heartbeat, as far as the
-    clocks of the two machines agree; for display and plans only."""
+class LockHolder:
+    """Another process that holds a study's lock. age: seconds since its last heartbeat, as far as
+    the clocks of the two machines agree; for display and plans only."""
 
     owner: Owner
     age: float
@@ -43,7 +43,7 @@ class Liveness:
     def __init__(self) -> None:
         self._reads: dict[str, tuple[str, float, float]] = {}  # value, first and last read
 
-    def holder(self, parent: Run) -> Holder | None:
+    def lock_holder(self, parent: Run) -> LockHolder | None:
         """Return the other process that runs a study, given the study's run; None if there is none
         or it has ended."""
         tags = parent.data.tags
@@ -53,7 +53,7 @@ class Liveness:
         if self.has_ended(parent):
             return None
         age = time.time() - float(tags.get(tag.HEARTBEAT, "0"))
-        return Holder(owner, max(0.0, age))
+        return LockHolder(owner, max(0.0, age))
 
     def has_ended(self, parent: Run) -> bool:
         """Whether another process has left the study's run RUNNING and has ended."""

@@ -230,7 +230,7 @@ def _wait_for_holders(
         if not signs:
             return
         for parent in parents:
-            holder = store.liveness.holder(parent)
+            holder = store.liveness.lock_holder(parent)
             if holder is None:
                 continue
             if signs[parent.info.run_id] != first_signs.get(parent.info.run_id):
@@ -256,13 +256,13 @@ def _signs_of_life(store: TrackingStore, parents: list[Run]) -> dict[str, str]:
             parent.data.tags.get(key, "") for key in (tag.OWNER, tag.HEARTBEAT)
         )
         for parent in parents
-        if store.liveness.holder(parent)
+        if store.liveness.lock_holder(parent)
     }
 
 
 def _rivals(store: TrackingStore, parents: list[Run], own_key: str) -> list[Claim]:
     """Return the claims of other processes that may be alive."""
-    rivals = [Claim("", held=True) for parent in parents if store.liveness.holder(parent)]
+    rivals = [Claim("", held=True) for parent in parents if store.liveness.lock_holder(parent)]
     for parent in parents:
         for key, value in parent.data.tags.items():
             if not key.startswith(tag.LOCK_REQUEST) or key == own_key:

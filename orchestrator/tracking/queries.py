@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking import tags as tag
 from orchestrator.tracking.claims import Owner
-from orchestrator.tracking.liveness import Holder
+from orchestrator.tracking.liveness import LockHolder
 from orchestrator.tracking.mlflow_view import run_path
 from orchestrator.tracking.runs import FIGURES, TrialRun, read_trial_run
 from orchestrator.tracking.store import TrackingError, TrackingStore
@@ -29,17 +29,17 @@ class StudySummary:
     """The state of a study.
 
     state: `silent` if the last heartbeat of the process that runs it seems to be minutes old.
-    holder: that process. trials: its own runs, in the order in which they were created, which is
-    that of the study file. links: its rows that another study or row trained, each as that run with
-    the row's own name. started: seconds since the epoch. command: the arguments of its last run, as
-    JSON. stop_requested: by another terminal.
+    lock_holder: that process. trials: its own runs, in the order in which they were created, which
+    is that of the study file. links: its rows that another study or row trained, each as that run
+    with the row's own name. started: seconds since the epoch. command: the arguments of its last
+    run, as JSON. stop_requested: by another terminal.
     """
 
     name: str
     experiment_id: str
     parent_id: str
     state: StudyState
-    holder: Holder | None
+    lock_holder: LockHolder | None
     trials: Sequence[TrialRun]
     links: Sequence[TrialRun]
     started: float
@@ -103,7 +103,7 @@ def read_snapshot(
     active: set[str] = set()
     ended: set[str] = set()
     for parent in runs["study"]:
-        holder = store.liveness.holder(parent)
+        holder = store.liveness.lock_holder(parent)
         if holder is not None and not (trust_clocks and holder.is_silent):
             active.add(parent.info.run_id)
         elif holder is not None or store.liveness.has_ended(parent):
@@ -137,7 +137,7 @@ def read_snapshot(
             names[experiment],
             by_experiment[experiment],
             links.get(experiment, []),
-            store.liveness.holder(parent),
+            store.liveness.lock_holder(parent),
         )
         for experiment, parent in parents.items()
     ]
@@ -150,9 +150,10 @@ def shared_file_warning(store: TrackingStore, snapshot: StoreSnapshot) -> str:
     if not store.tracking_uri.startswith("sqlite:"):
         return ""
     others = [
-        f"study {study.name!r} on {study.holder.owner.host}"
+        f"study {study.name!r} on {study.lock_holder.owner.host}"
         for study in snapshot.studies
-        if study.holder is not None and study.holder.owner.host != Owner.this_process().host
+        if study.lock_holder is not None
+        and study.lock_holder.owner.host != Owner.this_process().host
     ]
     if not others:
         return ""
@@ -168,17 +169,17 @@ def _summary(
     name: str,
     trials: Sequence[TrialRun],
     links: Sequence[TrialRun],
-    holder: Holder | None,
+    lock_holder: LockHolder | None,
 ) -> StudySummary:
     state = _STATES.get(parent.info.status, "interrupted")
-    if holder is not None:
-        state = "silent" if holder.is_silent else "running"
+    if lock_holder is not None:
+        state = "silent" if lock_holder.is_silent else "running"
     return StudySummary(
         name=name,
         experiment_id=parent.info.experiment_id,
         parent_id=parent.info.run_id,
         state=state,
-        holder=holder,
+        lock_holder=lock_holder,
         trials=trials,
         links=links,
         started=parent.info.start_time / 1000,

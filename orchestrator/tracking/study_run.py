@@ -289,7 +289,7 @@ class StudyRun:
     def _other_studies_run(self) -> bool:
         query = f"tags.`{tag.KIND}` = 'study' and attributes.status = 'RUNNING'"
         parents = self.store.search(list(self.store.experiment_names()), query)
-        return any(self.store.liveness.holder(parent) for parent in parents)
+        return any(self.store.liveness.lock_holder(parent) for parent in parents)
 
     def _close_left_behind(self, reason: str) -> None:
         for status in ("RUNNING", "SCHEDULED"):
