@@ -43,6 +43,7 @@ from orchestrator.tracking.queries import (
     shared_file_warning,
 )
 from orchestrator.tracking.store import TrackingStore, without_password
+from orchestrator.tracking.superseded import superseded_note
 from orchestrator.tracking.user_uri import ignored_uri
 from pipelines.machine import core_limit
 from pipelines.preparation.embedded import EMBEDDED
@@ -232,6 +233,8 @@ def _prepared(study: Study, context: RunContext) -> Iterator[_Prepared]:
         if known is not study:
             study, trials = known, resolve(known)
         if message := shared_file_warning(store, snapshot):
+            warn(context.console, message)
+        if message := superseded_note(study, trials, snapshot.trials):
             warn(context.console, message)
         measurements = load_measurements(snapshot.measurements, context.storage.local)
         device = cluster.device(resources, placement)

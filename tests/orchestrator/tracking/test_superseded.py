@@ -14,7 +14,7 @@ from orchestrator.study.study import Study
 from orchestrator.tracking.queries import read_snapshot
 from orchestrator.tracking.store import TrackingStore
 from orchestrator.tracking.study_run import StudyRun
-from orchestrator.tracking.superseded import mark_superseded
+from orchestrator.tracking.superseded import mark_superseded, superseded_note
 from orchestrator.training.worker_logs import output_directory, output_file
 from tests.support.tracked_trials import finish
 
@@ -46,7 +46,17 @@ def test_runs_of_an_earlier_definition_are_marked(
     edited = load_study(edited_file)
     (edited_trial,) = resolve_trials(edited.trials, "cpu", tmp_path)
     assert edited_trial.name == trial.name
+
+    def note(study: Study, trial: ResolvedTrial) -> str:
+        return superseded_note(study, [trial], read_snapshot(store).trials)
+
+    assert note(study, trial) == ""
+    assert "has 1 finished trial that this file does not have" in note(edited, edited_trial)
+    assert f"with other settings: {trial.name}; " in note(edited, edited_trial)
+    tried = load_study(tmp_path / "edited.yaml", [("training.epochs", "9")])
+    assert note(tried, edited_trial) == "", "a --set does not change the study"
     second = run_study(store, edited, edited_trial)
+    assert note(edited, edited_trial) == "", "the runs are marked"
     for run_id in (first, second):
         log = Path(output_file(output_directory(storage, run_id), 0))
         log.parent.mkdir(parents=True)
