@@ -48,7 +48,7 @@ def superseded_note(study: Study, trials: Sequence[ResolvedTrial], runs: Sequenc
         return ""
     identities = {trial.identity for trial in trials}
     names = [
-        run.name
+        repr(run.name)
         for run in runs
         if run.study == study.config.study
         and run.status == "FINISHED"

@@ -226,7 +226,7 @@ def _missing_counts(rows: Sequence[Row]) -> Iterable[str]:
     missing = [result for row in rows for result in row.uncounted]
     scored = sum(result.miou is not None for row in rows for result in row.results)
     if missing and len(missing) < scored:
-        names = first_names([result.trial.name for result in missing], _LISTED)
+        names = first_names([repr(result.trial.name) for result in missing], _LISTED)
         runs = first_names([r.run.run_id for r in missing if r.run is not None], _LISTED)
         yield (
             f"The per-image pixel counts (counts.arrow) of {counted(len(missing), 'trial')} are "

@@ -79,7 +79,7 @@ def test_missing_counts_of_some_trials_are_named(
     assert (
         "The per-image pixel counts (counts.arrow) of 1 trial are not among the artifacts" in after
     )
-    assert f"b, seed 1 (run {run})" in after
+    assert f"'b, seed 1' (run {run})" in after
     assert "not saved to MLflow: the per-image pixel counts of some trials are missing" in after
     assert [bool(row["interval_low"]) for row in rows()] == [False, False, True]
 

@@ -52,7 +52,7 @@ def test_runs_of_an_earlier_definition_are_marked(
 
     assert note(study, trial) == ""
     assert "has 1 finished trial that this file does not have" in note(edited, edited_trial)
-    assert f"with other settings: {trial.name}; " in note(edited, edited_trial)
+    assert f"with other settings: {trial.name!r}; " in note(edited, edited_trial)
     tried = load_study(tmp_path / "edited.yaml", [("training.epochs", "9")])
     assert note(tried, edited_trial) == "", "a --set does not change the study"
     second = run_study(store, edited, edited_trial)

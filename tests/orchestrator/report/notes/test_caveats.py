@@ -201,7 +201,8 @@ def test_class_that_no_row_predicts_is_named(complete: Report) -> None:
     text = "\n".join(caveats(result.study, rows))
     assert "IoU is 0" not in text, "the missing counts may show otherwise"
     assert (
-        f"of 1 trial are not among the artifacts or cannot be read: {uncounted.trial.name}" in text
+        f"of 1 trial are not among the artifacts or cannot be read: {uncounted.trial.name!r}"
+        in text
     )
 
 
