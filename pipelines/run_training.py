@@ -127,7 +127,12 @@ def _train(
                 f"--out {out}: cannot be created ({error.strerror})"
             ) from error
         write_text(experiment_file, dump_yaml(experiment.as_json()))
+        damaged = folder.set_aside_damaged(averaged=config.ema is not None)
         folder.tidy()
+        for sentence in damaged:
+            _say(True, f"warning: {sentence}")
+        if damaged and folder.last() is None:
+            _say(True, "no whole checkpoint is left: training from the start")
     if training.group.size > 1:
         dist.barrier()  # no rank looks for a checkpoint before rank 0 has tidied the folder
     resumed = folder.last()

@@ -4,6 +4,7 @@ A checkpoint gets its name only when it is complete, and the checkpoints in the 
 ones to keep. A process can therefore be killed at any time, and the next one resumes correctly.
 """
 
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.data.files import PARTIAL, remove_directory, replace_symlink
+from pipelines.data.storage import locate
 from pipelines.network.checkpoint import Snapshot, read_state
+from pipelines.network.checkpoint_damage import damage_of
 
 LAST, BEST = "last", "best"
 
 _CHECKPOINTS = "checkpoints"
+_DAMAGED = "damaged-"
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,23 @@ class CheckpointFolder:
         entries = self._entries()
         return select(entries, self.keep).last.path if entries else None
 
+    def set_aside_damaged(self, averaged: bool) -> list[str]:
+        """Rename each checkpoint that a power loss or an incomplete copy has damaged, so that the
+        training continues from the last whole one; return a sentence about each.
+
+        averaged: whether the training averages its weights.
+        """
+        sentences = []
+        for path in self._paths():
+            if damage := damage_of(locate(path), averaged):
+                aside = _free_name(path.with_name(f"{_DAMAGED}{path.name}"))
+                path.rename(aside)
+                sentences.append(f"{path} is damaged ({damage}); renamed to {aside.name}")
+        for link in (self.root / LAST, self.root / BEST):
+            if link.is_symlink() and not link.exists():
+                link.unlink()
+        return sentences
+
     def tidy(self) -> None:
         """Delete incomplete and superseded checkpoints, and update the links."""
         for partial in self._directory.glob(f"*{PARTIAL}"):
@@ -108,17 +129,23 @@ class CheckpointFolder:
     def _directory(self) -> Path:
         return self.root / _CHECKPOINTS
 
+    def _paths(self) -> list[Path]:
+        paths = sorted(self._directory.glob("epoch-*"))
+        return [path for path in paths if not path.name.endswith(PARTIAL)]
+
     def _entries(self) -> list[Entry]:
-        return [
-            _entry(path)
-            for path in sorted(self._directory.glob("epoch-*"))
-            if not path.name.endswith(PARTIAL)
-        ]
+        return [_entry(path) for path in self._paths()]
 
     def _link(self, name: str, entry: Entry) -> None:
         link, target = self.root / name, entry.path.relative_to(self.root)
         if not (link.is_symlink() and Path(os.readlink(link)) == target):
             replace_symlink(link, target)
+
+
+def _free_name(path: Path) -> Path:
+    """Return `path`, with a number at its end if it exists."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not each.exists())
 
 
 def _entry(path: Path) -> Entry:

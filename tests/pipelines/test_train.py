@@ -111,6 +111,28 @@ def test_killed_training_resumes_with_equal_results(
 
 
 @pytest.mark.slow
+def test_training_continues_from_the_last_whole_checkpoint(
+    experiment: Path, small_streets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(experiment, small_streets, "out", "--keep", "3") == 0
+    out = experiment.parent / "out"
+    whole = history(out), load_file(out / "last" / "model.safetensors")
+    folders = sorted((out / "checkpoints").iterdir())
+    assert len(folders) == 3
+    capsys.readouterr()
+    for cut, continues in ((folders[2:], "resuming after epoch 2"), (folders, "from the start")):
+        for folder in cut:
+            (folder / "state.json").write_bytes(b"")
+        assert train(experiment, small_streets, "out", "--keep", "3") == 0
+        printed = capsys.readouterr().out
+        assert continues in printed
+        assert printed.count("is damaged (state.json is incomplete); renamed to") == len(cut)
+        weights = load_file(out / "last" / "model.safetensors")
+        assert history(out) == whole[0]
+        assert all((weights[name] == tensor).all() for name, tensor in whole[1].items())
+
+
+@pytest.mark.slow
 def test_training_with_two_ranks_under_torchrun(experiment: Path, small_streets: Path) -> None:
     completed = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -174,3 +174,36 @@ def test_snapshot_is_independent_of_later_steps(tmp_path: Path) -> None:
     assert all(torch.equal(captured.weights[name], value) for name, value in before.items())
     assert torch.equal(captured.optimizer["weight:momentum_buffer"], buffer)
     assert json.loads(captured.state)["history"] == []
+
+
+def cut(path: Path) -> None:
+    (path / "optimizer.safetensors").write_bytes(b"")
+
+
+def test_damaged_checkpoints_are_set_aside(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    for epoch in (1, 2):
+        folder.save(snapshot(epoch, 0, (0.5, 0.4)[:epoch]), epoch, 0)
+    first, second = (tmp_path / "checkpoints" / f"epoch-000{epoch}-step-000000" for epoch in (1, 2))
+    assert folder.set_aside_damaged(averaged=False) == []
+    cut(second)
+    (sentence,) = folder.set_aside_damaged(averaged=False)
+    assert sentence == (
+        f"{second} is damaged (optimizer.safetensors is incomplete); renamed to "
+        "damaged-epoch-0002-step-000000"
+    )
+    folder.tidy()
+    assert folder.last() == (tmp_path / "last").resolve() == first
+    # The epoch is trained again, and damaged again, with the one before.
+    folder.save(snapshot(2, 0, (0.5, 0.4)), 2, 0)
+    cut(first)
+    cut(second)
+    assert len(folder.set_aside_damaged(averaged=False)) == 2
+    folder.tidy()
+    assert folder.last() is None
+    assert os.listdir(tmp_path) == ["checkpoints"]
+    assert names(folder) == [
+        "damaged-epoch-0001-step-000000",
+        "damaged-epoch-0002-step-000000",
+        "damaged-epoch-0002-step-000000-2",
+    ]
