@@ -47,6 +47,7 @@ MEMBERS = {
     "ray.train.torch.config._TorchBackend": ("on_start",),
     "ray.train.v2._internal.execution.callback.WorkerGroupCallback": ("after_worker_group_start",),
     "ray.train.v2._internal.execution.checkpoint.checkpoint_manager.CheckpointManager": (
+        *("_load_state", "_maybe_load_state_from_storage"),
         *("_notify", "_save_state", "_write_state_to_storage"),
         *("best_checkpoint_results", "latest_checkpoint_result", "register_checkpoint"),
     ),
@@ -64,7 +65,8 @@ MEMBERS = {
         "get_latest_preemption_info",
     ),
     "ray.train.v2._internal.execution.storage.StorageContext": (
-        *("checkpoint_manager_snapshot_path", "make_default_checkpoint_dir_name"),
+        *("build_checkpoint_path_from_name", "checkpoint_manager_snapshot_path"),
+        *("experiment_fs_path", "make_default_checkpoint_dir_name"),
         "persist_current_checkpoint",
     ),
     "ray.train.v2._internal.execution.worker_group.WorkerGroup": ("abort", "get_workers"),

@@ -192,6 +192,9 @@ class _Events:
     def started(self, name: str) -> None:
         """Print nothing until the run has ended."""
 
+    def notice(self, name: str, message: str) -> None:
+        """Preflight runs resume from nothing, so they have no notices."""
+
     def checkpoint(self, name: str, metrics: dict[str, Any]) -> None:
         """Preflight runs store no checkpoints within an epoch."""
 

@@ -126,6 +126,10 @@ class Recorder:
         self._log_epoch(name, own_metrics)
         self._progress.epoch(name, int(own_metrics["epoch"]), own_metrics)
 
+    def notice(self, name: str, message: str) -> None:
+        """The trial has something to tell the user before it trains."""
+        self._progress.warn(f"{name}: {message}")
+
     def checkpoint(self, name: str, metrics: dict[str, Any]) -> None:
         """The trial has stored a checkpoint within an epoch. Its hours are recorded, because the
         epoch may end in another command, which has the same limit of hours."""

@@ -22,8 +22,10 @@ _LOST_PROCESS = (
 
 logger = logging.getLogger(__name__)
 
-# Keys of the first and the last report of a trial; those between are epochs and checkpoints.
+# Keys of the first and the last report of a trial; those between are epochs and checkpoints, and
+# maybe a notice before them.
 NODE = "node"
+NOTICE = "notice"
 FAILURE = "failure"
 OUTCOME = "outcome"
 
@@ -36,6 +38,9 @@ class TrialEvents(Protocol):
         """The trial's processes are being started; not called again for another attempt."""
 
     def epoch(self, name: str, metrics: dict[str, Any]) -> None: ...
+
+    def notice(self, name: str, message: str) -> None:
+        """The trial has something to tell the user before it trains."""
 
     def checkpoint(self, name: str, metrics: dict[str, Any]) -> None:
         """The trial has stored a checkpoint within an epoch; the metrics are its seconds of
@@ -102,7 +107,7 @@ class RequestStopper(tune.Stopper):
         self._channel = channel
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        if NODE in result or FAILURE in result or OUTCOME in result:
+        if {NODE, NOTICE, FAILURE, OUTCOME} & result.keys():
             return False
         job = self._jobs[result["config"]["job"]]
         if self._channel.events.unwanted(job.name):
@@ -159,6 +164,8 @@ class EventCallback(tune.Callback):
     ) -> None:
         if NODE in result:
             self._detectors[trial.config["job"]].record({result[NODE]})
+        elif NOTICE in result:
+            self._channel.events.notice(self._name(trial), result[NOTICE])
         elif FAILURE in result:
             self._failures[trial.trial_id] = Failure(**result[FAILURE])
         elif OUTCOME in result:

@@ -21,7 +21,11 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from orchestrator.storage import local_copy
-from orchestrator.training.checkpoints import checkpoint_config, checkpoint_uri
+from orchestrator.training.checkpoints import (
+    checkpoint_config,
+    checkpoint_uri,
+    checkpoints_to_resume,
+)
 from orchestrator.training.diagnosis import NodeLossDetector, diagnose
 from orchestrator.training.elastic import CheckpointObserver, ElasticScalingPolicy
 from orchestrator.training.failures import Failure, TrialError, check_trial
@@ -30,6 +34,7 @@ from orchestrator.training.job import Job
 from orchestrator.training.network_interface import ClusterNetworkConfig
 from orchestrator.training.stop_file import StopFile
 from orchestrator.training.worker import RUN, SCORE
+from orchestrator.training.worker_logs import captured_output, output_file
 from pipelines.network.checkpoint import read_history
 from pipelines.network.file_names import STATE_FILE
 
@@ -98,6 +103,8 @@ def train_group(job: Job) -> dict[str, Any]:
     stop = StopFile(job.task.stop_file)
     if stop.is_requested():
         return {}
+    with captured_output(output_file(job.task.output, 0)):
+        checkpoints_to_resume(job)  # Ray Train loads the list that this leaves
     detector = NodeLossDetector()
     try:
         result = _trainer(job, detector).fit()

@@ -22,7 +22,11 @@ from ray.train.v2._internal.execution.preemption import PreemptionWatcher
 
 from orchestrator.study.identity import source_paths
 from orchestrator.study.user_code import modules_of
-from orchestrator.training.checkpoints import TrialCheckpoints, checkpoint_uri
+from orchestrator.training.checkpoints import (
+    TrialCheckpoints,
+    checkpoint_uri,
+    checkpoints_to_resume,
+)
 from orchestrator.training.failures import EditedCodeError, PreemptedError
 from orchestrator.training.job import Job
 from orchestrator.training.worker import (
@@ -50,7 +54,7 @@ def train_single_worker(job: Job) -> dict[str, Any]:
         contextlib.ExitStack() as stack,
     ):
         device = prepare_single_worker(job)
-        checkpoints = TrialCheckpoints(job)
+        checkpoints = checkpoints_to_resume(job)
         last = checkpoints.last()
         resume_from = Path(stack.enter_context(last.as_directory())) if last else None
         reports = ReportsToTune(checkpoints)

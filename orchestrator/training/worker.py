@@ -4,7 +4,7 @@ import importlib
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,7 +24,7 @@ from pipelines.training.experiment import Experiment
 
 # The command needs this module, too, but not the libraries of a training, which take seconds.
 if TYPE_CHECKING:
-    from pipelines.training.loop import Training, TrainingReport
+    from pipelines.training.loop import TrainingReport
 
 RESULTS_DIRECTORY = "results"
 SCORE = "checkpoint_score"
@@ -137,7 +137,7 @@ def train_task(
     def send(report: "TrainingReport") -> None:
         metrics: dict[str, Any] = {SECONDS: report.seconds, **(report.metrics or {})}
         # Ray keeps the checkpoints with the best scores, and rejects one without a score.
-        metrics[SCORE] = _score(report, training)
+        metrics[SCORE] = checkpoint_score(report.metrics, training.validation is not None)
         metrics |= {RUN: run, CODE: code, DEVICE: hardware, WORKERS: group.size}
         if group.rank != 0:
             upload_output()
@@ -178,9 +178,9 @@ def _summary(report: "TrainingReport", epochs: int) -> str:
     return f"epoch {report.epoch} of {epochs}: {', '.join(shown)}"
 
 
-def _score(report: "TrainingReport", training: "Training") -> float:
+def checkpoint_score(metrics: Mapping[str, float] | None, validated: bool) -> float:
     """Return the score by which Ray keeps the best checkpoints: the mIoU, or the epoch without
-    validation."""
-    if report.metrics is not None and training.validation is None:
-        return float(report.epoch)
-    return (report.metrics or {}).get("val/miou", -1.0)
+    validation. metrics: of the epoch that ends with the checkpoint; None within an epoch."""
+    if metrics is not None and not validated:
+        return float(metrics["epoch"])
+    return (metrics or {}).get("val/miou", -1.0)

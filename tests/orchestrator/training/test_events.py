@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.training.events import (
     FAILURE,
+    NOTICE,
     OUTCOME,
     EventCallback,
     EventChannel,
@@ -49,6 +50,7 @@ def test_stop_request_ends_a_trial_at_any_report_but_the_last(request_name: str)
     assert not stops({"epoch": 5}, **{request_name: True})
     assert not stops({OUTCOME: {}}, **{request_name: True})
     assert not stops({FAILURE: "no good"}, **{request_name: True})
+    assert not stops({NOTICE: "damaged"}, **{request_name: True})
 
 
 def test_deleted_trial_ends_at_any_report() -> None:
@@ -71,6 +73,9 @@ class Log(Events):
     def epoch(self, name: str, metrics: dict[str, Any]) -> None:
         self.events.append(f"epoch {metrics['epoch']}")
 
+    def notice(self, name: str, message: str) -> None:
+        self.events.append(f"notice: {message}")
+
     def checkpoint(self, name: str, metrics: dict[str, Any]) -> None:
         self.events.append(f"checkpoint after {metrics['seconds']} s")
 
@@ -78,13 +83,18 @@ class Log(Events):
         self.events.append(f"failed: {failure.cause}")
 
 
-def test_reports_within_an_epoch_are_checkpoints() -> None:
+def test_notices_and_reports_within_an_epoch_are_no_epochs() -> None:
     log = Log()
     callback = EventCallback([cpu_job()], EventChannel(log), lambda _: None)  # type: ignore[arg-type]
     trial: Any = SimpleNamespace(trial_id="0", config={"job": 0})
-    for report in ({"seconds": 3.5}, {"seconds": 7.0, "epoch": 1}):
+    reports: list[dict[str, Any]] = [
+        {NOTICE: "damaged"},
+        {"seconds": 3.5},
+        {"seconds": 7.0, "epoch": 1},
+    ]
+    for report in reports:
         callback.on_trial_result(0, [], trial, report)
-    assert log.events == ["checkpoint after 3.5 s", "epoch 1"]
+    assert log.events == ["notice: damaged", "checkpoint after 3.5 s", "epoch 1"]
 
 
 def test_loss_of_an_earlier_trials_process_does_not_count_for_the_next_trial() -> None:
