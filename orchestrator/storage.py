@@ -77,6 +77,11 @@ class Storage:
         return join_uri(self.shared, name)
 
     @property
+    def trials(self) -> str:
+        """The path or URI of the folder with the checkpoints of all trials."""
+        return self.at("trials")
+
+    @property
     def is_remote(self) -> bool:
         """Whether it is a URI, which cannot hold a tracking store: that needs a tracking server."""
         return "://" in self.shared

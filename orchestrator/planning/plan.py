@@ -22,6 +22,7 @@ class StudyPlan:
     device: of the calibration; empty if unknown.
     launch: the machines that the cluster would start; None if it does not grow.
     shortage: a warning if the disk is too small.
+    lost_checkpoints: a warning if interrupted trials have none.
     used_hours: GPU-hours (or CPU worker-hours) that the study has used.
     to_score: number of scores of finished trials that the command would add.
     """
@@ -35,6 +36,7 @@ class StudyPlan:
     device: str
     launch: Launch | None
     shortage: str = ""
+    lost_checkpoints: str = ""
     used_hours: float = 0.0
     to_score: int = 0
 

@@ -44,7 +44,8 @@ def show_plan(plan: StudyPlan, console: Console) -> None:
     console.print(_basis(plan.calibration, plan.device), style="dim", highlight=False, markup=False)
     for remark in launch.remarks if launch else ():
         console.print(remark, style="dim", highlight=False, markup=False, soft_wrap=True)
-    for warning in (*(launch.obstacles if launch else ()), *filter(None, [plan.shortage])):
+    others = filter(None, [plan.shortage, plan.lost_checkpoints])
+    for warning in (*(launch.obstacles if launch else ()), *others):
         console.print(Text.assemble(("warning", "yellow"), f"  {warning}"), soft_wrap=True)
 
 

@@ -1,12 +1,13 @@
 """Estimates the training time of a study and makes its plan."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from statistics import mode
 
 from orchestrator.context import RunContext
 from orchestrator.planning.estimate import Measurement
 from orchestrator.planning.forecast import Capacity, Forecaster, StudyForecast, priorities
+from orchestrator.planning.lost_checkpoints import lost_checkpoints, lost_checkpoints_warning
 from orchestrator.planning.measurements import save_measurements
 from orchestrator.planning.overhead import load_overhead, preflight_seconds
 from orchestrator.planning.plan import StudyPlan
@@ -77,7 +78,9 @@ class Planner:
         has used.
         """
         states = {name: decision.state for name, decision in decisions.items()}
-        forecast = self._forecast(decisions)
+        folder = self._context.storage.trials
+        lost = lost_checkpoints(decisions, folder)
+        forecast = self._forecast(decisions, lost)
         todo = {t.trial.identity: t.trial for t in forecast.trials if t.estimate is not None}
         overhead = load_overhead(self._context.storage.local, self._study.config.study)
         if self._context.preflight:
@@ -97,6 +100,7 @@ class Planner:
             self._device,
             launch_for(len(todo)),
             self.disk_shortage(decisions),
+            lost_checkpoints_warning(lost, folder),
             used_hours,
         )
 
@@ -139,13 +143,17 @@ class Planner:
             self._device,
         )
 
-    def _forecast(self, decisions: Mapping[str, Decision]) -> StudyForecast:
+    def _forecast(
+        self, decisions: Mapping[str, Decision], lost: Collection[str] = ()
+    ) -> StudyForecast:
+        """lost: names of the trials to resume whose checkpoints are gone."""
         todo, done = set(), {}
         for trial in self._trials:
             decision = decisions[trial.name]
             if decision.action in ("train", "resume"):
                 todo.add(trial.identity)
-                if decision.action == "resume" and decision.run is not None:
+                resumes = decision.action == "resume" and trial.name not in lost
+                if resumes and decision.run is not None:
                     done[trial.identity] = decision.run.epoch
         priority = priorities(self._study.config, self._trials)
         return self.forecaster.study(self._trials, todo, done, priority, self._capacity)

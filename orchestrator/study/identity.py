@@ -52,6 +52,12 @@ def trial_identity(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def training_name(identity: str, run_id: str) -> str:
+    """Return the name of the training of a trial in an MLflow run, and of the folder with its
+    checkpoints. A trial whose run was deleted in MLflow therefore starts anew."""
+    return f"{identity[:16]}-{run_id}"
+
+
 def code_version(user_code: Sequence[ModuleType] = (), libraries: Sequence[str] = ()) -> str:
     """Return 16 hexadecimal digits that identify the code that computes a result.
 

@@ -10,6 +10,7 @@ from orchestrator.cluster.cluster import Cluster
 from orchestrator.cluster.refusals import refusals_shown
 from orchestrator.console import say, say_labeled, warn
 from orchestrator.context import STOPPING, RunContext
+from orchestrator.planning.lost_checkpoints import lost_checkpoints, lost_checkpoints_warning
 from orchestrator.planning.overhead import save_overhead
 from orchestrator.planning.plan_table import placement_line
 from orchestrator.planning.planner import Planner
@@ -105,6 +106,9 @@ class SweepController:
                 self.study, self._snapshot, self.placement, self.began
             )
             announce(self.study, self.trials, decisions, self.context.console)
+            folder = self.context.storage.trials
+            if lost := lost_checkpoints_warning(lost_checkpoints(decisions, folder), folder):
+                warn(self.context.console, lost)
             for line in self.report.read(self._snapshot).seed_caveats:
                 say(self.context.console, line, style="yellow")
             refresher.request()  # in the background: training need not wait for it

@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.scheduling.capacity import Placement
 from orchestrator.storage import Storage
+from orchestrator.study.identity import training_name
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import has_user_code
@@ -81,7 +82,7 @@ def job_of(
     resources = study.config.resources
     return Job(
         name=trial.name,
-        run_name=f"{trial.identity[:16]}-{run_id}",
+        run_name=training_name(trial.identity, run_id),
         task=WorkerTask(
             experiment=trial.worker_experiment,
             dataset=trial.location,
@@ -101,7 +102,7 @@ def job_of(
         use_gpu=placement.device == "cuda",
         retries=resources.retries,
         keep_checkpoints=resources.keep_checkpoints,
-        storage=storage.at("trials"),
+        storage=storage.trials,
         ranked_among=ranked_among(trial),
     )
 

@@ -5,9 +5,19 @@ from pathlib import Path
 
 import pyarrow.fs
 import pytest
+import torch
 
+from orchestrator.planning.lost_checkpoints import lost_checkpoints
+from orchestrator.planning.reconcile import Decision
 from orchestrator.storage import Storage, local_copy
+from orchestrator.study.identity import training_name
+from orchestrator.study.trial_state import TrialState
+from orchestrator.tracking.runs import TrialRun
+from orchestrator.training.checkpoints import TrialCheckpoints
+from orchestrator.training.worker import SCORE
 from pipelines.data.storage import locate
+from pipelines.network.checkpoint import take_snapshot
+from tests.support.jobs import cpu_job
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +65,36 @@ def test_local_copy_contains_only_the_requested_files(bucket: str) -> None:
         local_copy(storage.at("checkpoint"), only=["nothing"]),
     ):
         raise AssertionError("it is not there")
+
+
+# From Ray's own classes.
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+@pytest.mark.parametrize("damaged", ["model.safetensors", "checkpoint_manager_snapshot.json"])
+def test_damage_to_checkpoints_in_a_bucket_is_found(
+    bucket: str, tmp_path: Path, damaged: str
+) -> None:
+    run = TrialRun(Path(damaged).stem, "study", "0" * 20, "KILLED", "code", 2, {})
+    name, storage = training_name(run.identity, run.run_id), Storage.parse(bucket)
+    job = cpu_job(run_name=name, keep_checkpoints=2, storage=storage.trials)
+    decisions = {"strong": Decision(TrialState.INTERRUPTED, "resume", run)}
+    assert lost_checkpoints(decisions, storage.trials) == {"strong": 2}
+    assert TrialCheckpoints(job).last() is None
+    model = torch.nn.Linear(2, 2)
+    for epoch in (1, 2):
+        state = {"position": {"epoch": epoch, "step": 0}, "history": [{"val/miou": epoch / 10}]}
+        snapshot = take_snapshot(model, torch.optim.SGD(model.parameters(), lr=0.1), state)
+        snapshot.write(tmp_path / str(epoch))
+        TrialCheckpoints(job).add(tmp_path / str(epoch), {SCORE: epoch / 10})
+    assert lost_checkpoints(decisions, storage.trials) == {}
+    reader = TrialCheckpoints(job)
+    last = reader.last()
+    assert last is not None
+    assert not reader.notice
+    location = locate(storage.trials)
+    in_list = damaged.endswith(".json")
+    path = f"{location.path}/{name}/{damaged}" if in_list else f"{last.path}/{damaged}"
+    with location.filesystem.open_output_stream(path):
+        pass  # an empty file
+    reader = TrialCheckpoints(job)
+    assert "continues from checkpoint_" in reader.notice
+    assert f", after epoch {2 if in_list else 1}" in reader.notice

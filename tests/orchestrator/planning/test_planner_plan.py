@@ -7,6 +7,7 @@ from rich.console import Console
 
 from orchestrator.context import RunContext, StopRequest
 from orchestrator.planning.plan import StudyPlan
+from orchestrator.planning.plan_table import show_plan
 from orchestrator.planning.planner import Planner
 from orchestrator.planning.reconcile import Decision
 from orchestrator.scheduling.capacity import plan_placement
@@ -42,10 +43,28 @@ def plan_of(file: Path, *first: Decision, others: Decision, preflight: bool = Tr
 def test_interrupted_trial_has_the_epochs_that_remain(file: Path) -> None:
     identity = resolved(file)[1][0].identity
     run = TrialRun("r", "planned", identity, "KILLED", "code", 9, {})
-    plan = plan_of(file, Decision(TrialState.INTERRUPTED, "resume", run), others=FINISHED)
+    interrupted = Decision(TrialState.INTERRUPTED, "resume", run)
+    (file.parent / "trials" / f"{identity[:16]}-r" / "checkpoint_1").mkdir(parents=True)
+    plan = plan_of(file, interrupted, others=FINISHED)
     assert plan.forecast.wall.value == pytest.approx(30 + 3 * 60 + 30)
+    assert plan.lost_checkpoints == ""
     # The file has a price per GPU-hour, but trials run on CPUs.
     assert plan.forecast.cost is None
+
+
+def test_trial_without_checkpoints_has_all_epochs(file: Path) -> None:
+    identity = resolved(file)[1][0].identity
+    run = TrialRun("r", "planned", identity, "KILLED", "code", 9, {})
+    plan = plan_of(file, Decision(TrialState.INTERRUPTED, "resume", run), others=FINISHED)
+    anew = plan_of(file, MISSING, others=FINISHED)
+    assert plan.forecast.wall.value == anew.forecast.wall.value
+    name = plan.forecast.trials[0].trial.name
+    folder = file.parent / "trials"
+    words = f"checkpoints of {name} (epoch 9) not found in {folder}; it trains from the start"
+    assert plan.lost_checkpoints == words
+    console = Console(record=True, width=400)
+    show_plan(plan, console)
+    assert words in console.export_text()
 
 
 def test_preflight_of_trained_experiments_takes_no_time(file: Path) -> None:
