@@ -28,7 +28,7 @@ def test_evaluation_on_a_cluster_equals_local_evaluation(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("orchestrator.evaluation.scoring._SHARES", 1)
+    monkeypatch.setattr("orchestrator.evaluation.scoring._CHUNKS", 1)
     model = str(finished_run.directory)
     assert command(finished_run, model, "--batch", "1") == 0
     local_output = capsys.readouterr().out
