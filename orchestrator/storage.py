@@ -19,7 +19,8 @@ from pipelines.errors import UserError
 from pipelines.wording import option
 
 # What every study writes to in its storage.
-_WRITTEN = ("artifacts", "locks", "logs", "mlflow.db", "mlflow.db.lock", "trials", "tune")
+_WRITTEN = ("artifacts", "locks", "logs", "trials", "tune")
+_LEDGER = ("mlflow.db", "mlflow.db.lock")  # unless a tracking server records
 _LOCAL_ROOT = Path("~/.cache/segmentation-orchestrator-runs")
 
 
@@ -48,9 +49,12 @@ class Storage:
         name = re.sub(r"[^\w.-]+", "-", text.partition("?")[0])
         return Storage(expand_home(_LOCAL_ROOT) / name.strip("-"), text)
 
-    def create(self) -> None:
+    def create(self, holds_ledger: bool = True) -> None:
         """Create the local directory. Raises StorageError if it, or something that an earlier
-        command made in it, is not writable, or if the tracking store could not record its name."""
+        command made in it, is not writable, or if the tracking store could not record its name.
+
+        holds_ledger: whether the tracking store is a file in it.
+        """
         if not _is_text(self.shared):
             raise StorageError(
                 f"{option('storage')} {self.shared!a} is not valid UTF-8; choose a directory with "
@@ -65,7 +69,8 @@ class Storage:
                 f"{option('storage')} {self.local}: cannot be written ({error.strerror}); choose "
                 "a directory that you can write to"
             ) from None
-        if refused := [name for name in _WRITTEN if _is_refused(self.local / name)]:
+        written = _WRITTEN + _LEDGER * holds_ledger
+        if refused := [name for name in written if _is_refused(self.local / name)]:
             raise StorageError(
                 f"{option('storage')} {self.local}: you cannot write to {', '.join(refused)} in "
                 "it; ask the owner for write permission on all of it, or choose a storage of your "

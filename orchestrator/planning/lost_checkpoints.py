@@ -9,6 +9,7 @@ from orchestrator.planning.reconcile import Decision
 from orchestrator.study.identity import training_name
 from pipelines.data.manifest import DatasetError
 from pipelines.data.storage import locate
+from pipelines.wording import first_names
 
 _SHOWN = 3  # trials that a warning names
 
@@ -53,9 +54,6 @@ def lost_checkpoints_warning(lost: Mapping[str, int], folder: str) -> str:
     """Return a sentence about the result of `lost_checkpoints`; empty if that is empty."""
     if not lost:
         return ""
-    names = [f"{name} (epoch {epoch})" for name, epoch in lost.items()]
-    shown = "; ".join(names[:_SHOWN])
-    if len(names) > _SHOWN:
-        shown += f" and {len(names) - _SHOWN} more"
-    starts = "it trains" if len(names) == 1 else "they train"
-    return f"checkpoints of {shown} not found in {folder}; {starts} from the start"
+    shown = first_names([f"{name!r} (epoch {epoch})" for name, epoch in lost.items()], _SHOWN)
+    starts = "it trains" if len(lost) == 1 else "they train"
+    return f"the checkpoints of {shown} are not in {folder}; {starts} from the start"

@@ -1,6 +1,7 @@
 """The work of `orchestrator.sweep`: load the study, then run it here or submit it to a cluster."""
 
 import json
+import os
 import signal
 import threading
 import time
@@ -77,7 +78,7 @@ def open_log(
     elif options.address:
         check_address(options.address)  # before libraries that take seconds to import
     storage = Storage.parse(options.storage)
-    storage.create()
+    storage.create(holds_ledger="MLFLOW_TRACKING_URI" not in os.environ)
     if continues is None:
         continues = "" if options.plan else _CONTINUES
     with capture_library_output(storage.local / "logs", continues) as (terminal, log):

@@ -149,11 +149,11 @@ def _check_sql_server(tracking_uri: str) -> None:
 
 @contextmanager
 def _exclusive(file: Path) -> Iterator[None]:
-    """Let one process at a time open the database, so that only one creates or upgrades it.
+    """Let one process at a time open the database, so that only one creates it.
 
     Locks nothing if this process cannot write there, or if the file system has no locks. A process
     that was suspended while it opened a finished database keeps the lock and does no harm. Raises
-    OSError if another process has been creating the database for ten seconds.
+    OSError if another process has been creating the database for `_SECONDS`.
     """
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a directory, not a database file")
@@ -174,7 +174,7 @@ def _exclusive(file: Path) -> Iterator[None]:
 
 
 def _locked(lock: IO[str]) -> bool:
-    """Lock an open file, or return False after ten seconds if another process keeps it locked."""
+    """Lock an open file, or return False if another process keeps it locked for `_SECONDS`."""
     end = time.monotonic() + _SECONDS
     while True:
         try:

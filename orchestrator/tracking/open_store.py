@@ -58,7 +58,16 @@ def _uri(storage: Storage) -> str:
     return uri
 
 
+def _check_content(file: Path | None) -> None:
+    """Raise TrackingError if the store's file was emptied: MLflow would make a new store of it."""
+    if file is not None and file.exists() and file.stat().st_size == 0:
+        raise TrackingError(
+            f"{file} is empty: its studies are lost; restore the file from a copy, or delete it"
+        )
+
+
 def _open(storage: Storage, uri: str) -> TrackingStore:
+    _check_content(database_file(uri))
     artifacts = None if uri.startswith("http") else storage.local / relocation.ARTIFACTS
     return TrackingStore(uri, artifacts, locks=storage.local / "locks")
 
@@ -75,15 +84,12 @@ def open_existing_store(storage: Path, tracking: str | None = None) -> TrackingS
         return _open_replica(tracking)
     uri = tracking or tracking_uri(storage)
     file = database_file(uri)
-    if file is not None and file.exists() and file.stat().st_size == 0:
-        raise TrackingError(
-            f"{file} is empty: its studies are lost; restore the file from a copy, or delete it"
-        )
     if file is not None and not file.exists():
         raise TrackingError(
             f"no tracking store at {file}; run a study first, pass the studies' storage with "
             f"{option('storage')}, or set MLFLOW_TRACKING_URI to a tracking server's address"
         )
+    _check_content(file)
     return TrackingStore(uri, None)
 
 

@@ -44,7 +44,7 @@ _METRICS_PER_BATCH = 1000
 # Logs the traceback of each failed statement.
 _SQL_LOGGER = logging.getLogger("mlflow.store.db.utils")
 # Packages of the libraries with which MLflow writes artifacts to object stores.
-_ARTIFACT_LIBRARIES = ("boto3", "botocore", "google", "azure")
+_ARTIFACT_LIBRARIES = ("boto3.", "botocore.", "google.api_core.", "google.cloud.", "azure.")
 _NOT_FOUND = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
 
 
@@ -55,8 +55,8 @@ class TrackingError(UserError, RuntimeError):
 def is_store_error(error: BaseException) -> bool:
     """Whether a request to the tracking store, or to the store of its artifacts, failed, and
     nothing else."""
-    library = type(error).__module__.partition(".")[0]
-    return isinstance(error, MlflowException) or library in _ARTIFACT_LIBRARIES
+    module = f"{type(error).__module__}."
+    return isinstance(error, MlflowException) or module.startswith(_ARTIFACT_LIBRARIES)
 
 
 def now_ms() -> int:

@@ -17,10 +17,11 @@ def mark_superseded(
 ) -> None:
     """Tag the study's runs whose trial it no longer has, and untag those that it has again.
 
-    trials: the trials of this command. runs: all trials' runs in the tracking store. With `--only`,
-    runs with other names keep their tag: their trials may be left out, and be renamed. Does nothing
-    if the study's page shows another table than this command's, because a `--set` does not change
-    the study. Raises StudyLockLostError.
+    trials: the trials of this command, and those that `--only` leaves out whose runs may have the
+    name of one of them. runs: all trials' runs in the tracking store. With `--only`, runs with
+    other names keep their tag: their trials may be left out, and be renamed. Does nothing if the
+    study's page shows another table than this command's, because a `--set` does not change the
+    study. Raises StudyLockLostError.
     """
     if not study_run.page.is_own:
         return

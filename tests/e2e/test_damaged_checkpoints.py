@@ -84,7 +84,9 @@ def test_study_starts_anew_if_its_checkpoints_are_gone(interrupted: Path) -> Non
     trials = study.parent / "storage" / "trials"
     shutil.rmtree(trials)
     epoch = int(runs(study)[1]["strong"].data.metrics["epoch"])
-    words = f"checkpoints of strong (epoch {epoch}) not found in {trials}; it trains from the start"
+    words = (
+        f"the checkpoints of 'strong' (epoch {epoch}) are not in {trials}; it trains from the start"
+    )
     plan = sweep(study, "--plan")
     assert words in " ".join(plan.stdout.split())
     assert "1 interrupted" in plan.stdout

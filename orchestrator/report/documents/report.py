@@ -87,10 +87,8 @@ class Report:
 
     @property
     def lacks_counts(self) -> bool:
-        """Whether the counts of some trials are missing although those of others are there."""
-        rows = self.planned or self.rows
-        scored = sum(result.miou is not None for row in rows for result in row.results)
-        return 0 < sum(len(row.uncounted) for row in rows) < scored
+        """Whether the counts of some trials could not be read."""
+        return any(row.uncounted for row in self.planned or self.rows)
 
     @property
     def seed_caveats(self) -> list[str]:

@@ -227,11 +227,12 @@ def _missing_counts(rows: Sequence[Row]) -> Iterable[str]:
     scored = sum(result.miou is not None for row in rows for result in row.results)
     if missing and len(missing) < scored:
         names = first_names([repr(result.trial.name) for result in missing], _LISTED)
-        runs = first_names([r.run.run_id for r in missing if r.run is not None], _LISTED)
+        runs = [r.run.run_id for r in missing if r.run is not None]
         yield (
             f"The per-image pixel counts (counts.arrow) of {counted(len(missing), 'trial')} are "
-            f"not among the artifacts or cannot be read: {names} (run {runs}). Without them, "
-            "differences of these trials' rows have no interval and no p; restore the files."
+            f"missing, unreadable or of another score than the recorded one: {names} "
+            f"(run{'s' * (len(runs) > 1)} {first_names(runs, _LISTED)}). Without them, differences "
+            "of these trials' rows have no interval and no p; restore the files."
         )
 
 

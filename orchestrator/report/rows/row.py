@@ -74,7 +74,8 @@ class Row:
 
     @property
     def uncounted(self) -> tuple[Result, ...]:
-        """The results with a score whose per-image pixel counts could not be read."""
+        """The results with a score whose per-image pixel counts are missing, unreadable, or of
+        another score."""
         return tuple(r for r in self.results if r.miou is not None and r.counts is None)
 
     @property

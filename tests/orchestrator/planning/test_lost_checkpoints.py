@@ -74,10 +74,10 @@ def test_unreachable_storage_does_not_fail_the_plan(monkeypatch: pytest.MonkeyPa
 def test_warning_names_a_few_trials() -> None:
     assert lost_checkpoints_warning({}, "trials") == ""
     assert lost_checkpoints_warning({"strong": 3}, "trials") == (
-        "checkpoints of strong (epoch 3) not found in trials; it trains from the start"
+        "the checkpoints of 'strong' (epoch 3) are not in trials; it trains from the start"
     )
     many = {f"seed {number}": number for number in range(1, 6)}
     assert lost_checkpoints_warning(many, "trials") == (
-        "checkpoints of seed 1 (epoch 1); seed 2 (epoch 2); seed 3 (epoch 3) and 2 more not found "
-        "in trials; they train from the start"
+        "the checkpoints of 'seed 1' (epoch 1), 'seed 2' (epoch 2), 'seed 3' (epoch 3) and 2 more "
+        "are not in trials; they train from the start"
     )

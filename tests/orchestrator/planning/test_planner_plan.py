@@ -60,7 +60,7 @@ def test_trial_without_checkpoints_has_all_epochs(file: Path) -> None:
     assert plan.forecast.wall.value == anew.forecast.wall.value
     name = plan.forecast.trials[0].trial.name
     folder = file.parent / "trials"
-    words = f"checkpoints of {name} (epoch 9) not found in {folder}; it trains from the start"
+    words = f"the checkpoints of {name!r} (epoch 9) are not in {folder}; it trains from the start"
     assert plan.lost_checkpoints == words
     console = Console(record=True, width=400)
     show_plan(plan, console)

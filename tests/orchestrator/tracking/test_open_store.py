@@ -32,6 +32,9 @@ def test_emptied_file_is_not_taken_for_a_store_without_studies(tmp_path: Path) -
     file.touch()
     with pytest.raises(TrackingError, match=f"{file} is empty: its studies are lost"):
         open_existing_store(tmp_path)
+    for open_for_writing in (open_store, open_present_store):
+        with pytest.raises(TrackingError, match=f"{file} is empty: its studies are lost"):
+            open_for_writing(Storage.parse(str(tmp_path)))
     assert file.stat().st_size == 0
 
 
