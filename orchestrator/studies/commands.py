@@ -54,7 +54,8 @@ def _status(options: argparse.Namespace, console: Console) -> int:
     for run in study.trials:
         if run.status == "FAILED":
             say_labeled(console, "failed", "bold red", f"{run.name}: {run.reason}")
-            say(console, f"  output: {logs_command(run.name, options.storage)}", style="dim")
+            command = logs_command(run.name, run.study, options.storage)
+            say(console, f"  output: {command}", style="dim")
     say(console, f"\n{store.viewing_instructions(study.experiment_id, study.parent_id)}")
     return 0
 

@@ -20,7 +20,12 @@ from orchestrator.study.mapping_source import mapping_source
 from orchestrator.study.metric_checks import check_metrics
 from orchestrator.study.overlay import unknown_key
 from orchestrator.study.sampling import CellName, SearchSample
-from orchestrator.study.search_checks import check_search, search_warnings, with_search_result
+from orchestrator.study.search_checks import (
+    check_search,
+    overridden_values,
+    search_warnings,
+    with_search_result,
+)
 from orchestrator.study.study import Study, Trial
 from orchestrator.study.user_code import check_protocol_metrics, import_modules
 from orchestrator.study.validation import ANY, examine
@@ -113,6 +118,7 @@ def load_study(
         raise StudyError([*unreadable, *problems])
     source = result.source
     problems += [*check_study(config, source), *check_search(config, source)]
+    problems += overridden_values(config, experiment_overrides)
     try:
         import_modules(config.imports, source)
         check_protocol_metrics(config.protocols, source)

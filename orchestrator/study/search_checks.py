@@ -13,7 +13,8 @@ from orchestrator.study.search_match import Differences, differences_text, is_be
 from orchestrator.study.search_result import FILE, FoundSample, SearchResult
 from orchestrator.study.study import Trial
 from orchestrator.study.validation import as_json
-from orchestrator.study.yaml_source import Keys, Problem, Source, read_yaml
+from orchestrator.study.yaml_source import Keys, Problem, Source, SourceLocation, read_yaml
+from pipelines.wording import option
 
 _FROM_SEARCH = "from_search"
 # Keys that decide how a trial is scored, so that samples of them could not be compared.
@@ -77,7 +78,8 @@ def _sample(config: StudyConfig, source: Source) -> Iterator[Problem]:
             yield Problem(location, f"{message}; use the grid")
         elif is_below(key, [other for other in config.sample if other != key]):
             yield Problem(location, f"`{key}` is part of another sampled key; remove one")
-    yield from _set_elsewhere(config, source, config.sample, "sampled")
+    advice = "set it in `base`, or in neither"
+    yield from _set_elsewhere(config, source, config.sample, f"sampled; {advice}")
 
 
 def _samples(config: StudyConfig, source: Source) -> Iterator[Problem]:
@@ -157,13 +159,33 @@ def _found(config: StudyConfig, source: Source) -> Iterator[Problem]:
         if key in config.grid:
             message = f"`from_search` sets `{key}`, which is an axis of the grid; remove the axis"
             yield Problem(source.location(("grid", key)), message)
-    yield from _set_elsewhere(config, source, taken, "taken from a search")
+    advice = "remove it there, or its values in the file of `from_search`"
+    yield from _set_elsewhere(config, source, taken, f"taken from a search; {advice}")
+
+
+def overridden_values(config: StudyConfig, overrides: Sequence[Source]) -> Iterator[Problem]:
+    """Yield the `--set` that would replace what `from_search` found, while the table says that it
+    has the search's values. overrides: of the experiments."""
+    result = config.search_result
+    if result is None:
+        return
+    taken = {key for row in result.rows for key in row.values}
+    for one in overrides:
+        for leaf in dotted_leaves(one.value):
+            if is_below(leaf, list(taken)) or any(key.startswith(f"{leaf}.") for key in taken):
+                message = (
+                    f"`{leaf}` is taken from search {result.search!r}; add {option('set')} "
+                    f"{_FROM_SEARCH}=null to use one value for all rows, or change the values in "
+                    "the file"
+                )
+                yield Problem(SourceLocation(one.name), message)
 
 
 def _set_elsewhere(
     config: StudyConfig, source: Source, keys: Mapping[str, Any], what: str
 ) -> Iterator[Problem]:
-    """Yield the sampled or found keys that a variant or `when` sets, too."""
+    """Yield the sampled or found keys that a variant or `when` sets, too. what: where the keys come
+    from, and what to do."""
     overrides: list[Keys] = [("variants", name, "set") for name in config.variants]
     overrides += [("when", index, "set") for index in range(len(config.when))]
     for override in overrides:
@@ -171,10 +193,7 @@ def _set_elsewhere(
             continue
         for leaf in dotted_leaves(source.subtree(override).value):
             if is_below(leaf, list(keys)) or any(key.startswith(f"{leaf}.") for key in keys):
-                message = (
-                    f"`{'.'.join(map(str, override))}` sets `{leaf}`, which is {what}; set it in "
-                    "`base`, or in neither"
-                )
+                message = f"`{'.'.join(map(str, override))}` sets `{leaf}`, which is {what}"
                 yield Problem(source.location((*override, *leaf.split("."))), message)
 
 

@@ -103,7 +103,10 @@ def _trials_to_compare(
     study: Study, done: Sequence[ResolvedTrial]
 ) -> list[tuple[ResolvedTrial, ResolvedTrial]]:
     """Return pairs of trials with the same data, grid values, seed and fold: `compare_to` and
-    another variant, one pair for each seed and fold; empty if there is none."""
+    another variant, one pair for each seed and fold; empty if there is none, and for a search that
+    samples, whose trials of one seed differ in more than the variant."""
+    if study.config.sampling is not None:
+        return []
     variants = list(dict.fromkeys(trial.variant for trial in study.trials))
     reference = study.config.compare_to
     others = [variant for variant in reversed(variants) if variant != reference]

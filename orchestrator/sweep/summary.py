@@ -62,7 +62,11 @@ def show_outcome(
         label, style = ("incomplete", "yellow") if name in finished else ("failed", "bold red")
         say_labeled(console, label, style, f"{name}: {cause}")
         if name not in finished:
-            say(console, f"  output: {logs_command(name, storage)}", style="dim")
+            say(
+                console,
+                f"  output: {logs_command(name, report.study.config.study, storage)}",
+                style="dim",
+            )
     if failures.keys() - finished.keys():
         say(
             console,

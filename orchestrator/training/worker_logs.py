@@ -108,9 +108,9 @@ def log(message: str) -> None:
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {message}", flush=True)
 
 
-def logs_command(name: str, storage: str) -> str:
-    """Return the command that prints the output of a trial."""
-    command = ["orchestrator", "studies", "logs", name]
+def logs_command(name: str, study: str, storage: str) -> str:
+    """Return the command that prints the output of a study's trial."""
+    command = ["orchestrator", "studies", "logs", name, "--study", study]
     if storage not in (DEFAULT_STORAGE, str(Path.cwd() / DEFAULT_STORAGE)):
         command += ["--storage", storage]
     return shlex.join(command)

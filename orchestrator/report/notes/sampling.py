@@ -33,8 +33,7 @@ def no_intervals_note(rows: Sequence[Row]) -> str:
     counts = [r.counts for row in rows for r in row.finished if r.counts is not None]
     if counts and all(each.sampling.units == 1 for each in counts):
         return "No intervals: the rows are scored on one image, which cannot be resampled."
-    whose = "some of the runs" if counts else "the runs"
-    return f"No intervals: {whose} have no per-image pixel counts."
+    return "No intervals: they need the per-image pixel counts of both rows."
 
 
 def samplings(study: Study, rows: Sequence[Row]) -> dict[str, Sampling]:

@@ -121,11 +121,6 @@ def test_the_resolved_study_needs_no_other_file(tmp_path: Path) -> None:
     assert load_study(yaml.safe_load(study.resolved)).config.search_result == found()
 
 
-def test_the_command_line_wins(tmp_path: Path) -> None:
-    study = load(tmp_path, found(), overrides=[(RATE, "0.7")])
-    assert {trial.experiment.training.learning_rate for trial in study.trials} == {0.7}
-
-
 def test_the_command_line_names_a_file_relative_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +134,10 @@ def test_the_command_line_names_a_file_relative_to_the_working_directory(
     assert {trial.experiment.training.learning_rate for trial in study.trials} == {0.9}
     study = load(tmp_path, found(), overrides=[("from_search", "null")])
     assert {trial.experiment.training.learning_rate for trial in study.trials} == {0.5}
+    study = load(tmp_path, found(), overrides=[("from_search", "null"), (RATE, "0.3")])
+    assert {trial.experiment.training.learning_rate for trial in study.trials} == {0.3}
+    with pytest.raises(StudyError, match="is taken from search 'tune'; add --set from_search=null"):
+        load(tmp_path, found(), overrides=[(RATE, "0.3")])
     with pytest.raises(StudyError, match=r"none\.yaml, which does not exist"):
         load(tmp_path, found(), overrides=[("from_search", "none.yaml")])
 

@@ -22,6 +22,19 @@ seeds: [3, 4, 5]
 """
 
 
+def test_search_that_samples_draws_no_comparison(tmp_path: Path, small_streets: Path) -> None:
+    """Two samples of one seed differ in more than the row."""
+    text = STUDY.replace("DATASET", str(small_streets)).replace(
+        "compare_to: strong", "kind: search"
+    )
+    file = tmp_path / "study.yaml"
+    file.write_text(f"{text}sample: {{training.learning_rate: {{log: [0.001, 1]}}}}\nsamples: 2\n")
+    study = load_study(file, [("seeds", "[3]")])
+    trials = resolve_trials(study.trials, "cpu", tmp_path)
+    finished = {t.name: TrialRun(t.name, "pairs", "", "FINISHED", "", 1, {}) for t in trials}
+    assert figure_commands(study, trials, finished).keys() == {"features"}
+
+
 def test_figures_compare_finished_trials(tmp_path: Path, small_streets: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(STUDY.replace("DATASET", str(small_streets)))

@@ -36,13 +36,13 @@ def test_trained_but_unscored_trial_is_incomplete_not_failed(tmp_path: Path) -> 
     assert "incomplete  a: not scored under flipped: stopped" in lines
     assert "failed  b: out of memory" in lines
     assert lines[lines.index("failed  b: out of memory") + 1] == (
-        "  output: orchestrator studies logs b"
+        "  output: orchestrator studies logs b --study plain"
     )
     assert "failed  a" not in text.getvalue()
     assert "not finished  'c; d, seed 0'; e, seed 0 (run the same command to resume)" in lines
 
 
 def test_command_for_the_output_of_a_trial_can_be_copied() -> None:
-    command = logs_command("it's, 8, seed 0", "/disk 2/storage")
-    assert shlex.split(command)[:2] == ["orchestrator", "studies"]
-    assert shlex.split(command)[2:] == ["logs", "it's, 8, seed 0", "--storage", "/disk 2/storage"]
+    command = logs_command("it's, 8, seed 0", "my study", "/disk 2/storage")
+    options = ["--study", "my study", "--storage", "/disk 2/storage"]
+    assert shlex.split(command) == ["orchestrator", "studies", "logs", "it's, 8, seed 0", *options]
