@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
@@ -83,7 +82,7 @@ def prepare(
     if location.is_local and reader.has_files:
         check_outside(location.directory, listing)
     recipe = recipe_digest(reader, listing, skip_invalid)
-    splits = Counter(record.split for record in listing.records)
+    splits = listing.splits.union(record.split for record in listing.records)
     with storage_errors(location), lock_destination(location, waiting):
         existing = existing_manifest(location, recipe)
         if existing is not None:
@@ -175,16 +174,16 @@ def _write(
     return writer.finish(left_out=listing.problems, notes=notes)
 
 
-def _without_empty(reader: Reader, manifest: Manifest, splits: Mapping[str, int]) -> Manifest:
-    """Return the manifest with a note on each split of which every sample was skipped.
+def _without_empty(reader: Reader, manifest: Manifest, splits: Collection[str]) -> Manifest:
+    """Return the manifest with a note on each split without a sample.
 
-    splits: number of samples of each split of the source.
+    splits: of the source.
 
     Raises:
         DatasetError: one of them is needed for a training.
     """
-    empty = [split for split in splits if split not in manifest.counts]
-    notes = [f"{split}: skipping invalid samples leaves none of {splits[split]}" for split in empty]
+    empty = sorted(set(splits) - manifest.counts.keys())
+    notes = [f"{split}: no sample is left" for split in empty]
     if not NEEDED_SPLITS.isdisjoint(empty):
         raise DatasetError(_report(reader, [*manifest.skipped, *notes]))
     return replace(manifest, notes=(*manifest.notes, *notes))

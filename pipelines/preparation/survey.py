@@ -71,7 +71,7 @@ def survey(reader: Reader, listing: Listing) -> tuple[Listing, ImageReading]:
     if not reader.has_files:
         return listing, reading
     surveyed = prefetch(partial(_look, reading=reading), listing.records, _THREADS, 8 * _THREADS)
-    result = Listing(problems=list(listing.problems), notes=list(listing.notes))
+    result = listing.without_records()
     refused: dict[tuple[str, bool], list[Record]] = {}
     readable: list[SurveyedImage] = []
     with warnings.catch_warnings():

@@ -56,11 +56,12 @@ class CamVid(Reader):
         return whole
 
     def _read_list(self, path: Path) -> Listing:
-        listing = Listing()
+        listing = Listing(splits={path.stem})
         try:
             lines = read_lines(path)
         except (OSError, ValueError) as error:
-            return Listing(problems=[f"{path}: cannot be read as a list of names ({error})"])
+            listing.problems.append(f"{path}: cannot be read as a list of names ({error})")
+            return listing
         for number, line in enumerate(lines, start=1):
             names = line.strip("; ").split()
             if len(names) == 2:

@@ -99,6 +99,7 @@ class Cityscapes(Reader):
                 found = search(folder).problems if folder.is_dir() else []
                 whole.problems += [f"{split}: {problem}" for problem in found]
             if not stems and (images / split).is_dir():
+                whole.splits.add(split)
                 whole.problems.append(f"{split}: {images / split}: contains no CITY/*{IMAGE}")
             for stem in sorted(stems):
                 label = None if split == "test" else _label(labels / split / stem)

@@ -59,7 +59,7 @@ def with_groups(listing: Listing, split: str, expression: str) -> Listing:
         DatasetError: it takes seconds for one name.
     """
     compiled = re.compile(expression)
-    grouped = Listing(problems=list(listing.problems), notes=list(listing.notes))
+    grouped = listing.without_records()
     unmatched = []
     for record in listing.records:
         match = _match(compiled, record.identifier)

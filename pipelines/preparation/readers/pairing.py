@@ -42,10 +42,10 @@ def pair_files(
     suffixes = suffixes or Suffixes()
     for folder in (images, labels):
         if folder is not None and not folder.is_dir():
-            return Listing(problems=[f"{split}: {folder}: no such folder"])
+            return Listing(problems=[f"{split}: {folder}: no such folder"], splits={split})
     shared = labels is not None and images.resolve() == labels.resolve()
     if shared and not (suffixes.image or suffixes.label):
-        return Listing(problems=[_one_folder(split, images)])
+        return Listing(problems=[_one_folder(split, images)], splits={split})
     content = search(images)
     excluded = suffixes.label if shared else ""
     images_by_name, others = _by_name(content, images, suffixes.image, excluded)
@@ -103,6 +103,7 @@ def _listing(split: str, folder: Path, content: FolderContent) -> Listing:
     return Listing(
         problems=[f"{split}: {problem}" for problem in content.problems],
         notes=[f"{split}: {folder}: {note}" for note in content.notes()],
+        splits={split},
     )
 
 
@@ -254,7 +255,7 @@ def select_listed(
         ]
         return next((by_name[each] for each in candidates if each in by_name), None)
 
-    selected = Listing(problems=list(listing.problems), notes=list(listing.notes))
+    selected = listing.without_records()
     try:
         lines = read_lines(names)
     except (OSError, ValueError) as error:

@@ -92,7 +92,7 @@ class PascalContext(Reader):
         for split in ("train", "val"):
             path = root / LISTS / f"{split}.txt"
             if path.is_file():
-                whole.add(read_names(path, partial(_record, root, labels, split)))
+                whole.add(read_names(path, split, partial(_record, root, labels)))
         if not whole.records and not whole.problems:
             raise DatasetError(f"{root / LISTS}: expected lists of names, train.txt or val.txt")
         return whole

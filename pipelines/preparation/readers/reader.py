@@ -45,16 +45,23 @@ class Listing:
     problems: of the source as a whole, such as an empty split, one sentence each; they are reported
         with the problems of the samples.
     notes: what a user should know about the source, such as files left out, one sentence each.
+    splits: that the source describes; those of the records need not be named.
     """
 
     records: list[Record] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    splits: set[str] = field(default_factory=set)
 
     def add(self, other: Listing) -> None:
         self.records += other.records
         self.problems += other.problems
         self.notes += other.notes
+        self.splits |= other.splits
+
+    def without_records(self) -> Listing:
+        """Return a copy of all that concerns the source as a whole."""
+        return Listing([], list(self.problems), list(self.notes), set(self.splits))
 
 
 @dataclass(frozen=True)
@@ -172,8 +179,9 @@ def duplicates(records: Iterable[Record]) -> dict[tuple[str, str], int]:
     return {name: count for name, count in seen.items() if count > 1}
 
 
-def read_names(path: Path, record: Callable[[str], Record]) -> Listing:
-    """Return `record(name)` for each name in a list: a text file of names in lines or columns.
+def read_names(path: Path, split: str, record: Callable[[str, str], Record]) -> Listing:
+    """Return `record(split, name)` for each name in a list of a split's samples: a text file of
+    names in lines or columns.
 
     An entry may be the path of an image or label, which stands for the name of its file; a line
     with both, as in DeepLab's lists, is one entry.
@@ -183,10 +191,11 @@ def read_names(path: Path, record: Callable[[str], Record]) -> Listing:
             name for line in read_lines(path) for name in dict.fromkeys(map(_name, line.split()))
         ]
     except (OSError, ValueError) as error:
-        return Listing(problems=[f"{path}: cannot be read as a list of names ({error})"])
+        problem = f"{path}: cannot be read as a list of names ({error})"
+        return Listing(problems=[problem], splits={split})
     if not names:
-        return Listing(problems=[f"{path}: lists no samples"])
-    return Listing([record(name) for name in names])
+        return Listing(problems=[f"{path}: lists no samples"], splits={split})
+    return Listing([record(split, name) for name in names])
 
 
 def _name(entry: str) -> str:

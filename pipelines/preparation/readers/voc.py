@@ -65,7 +65,7 @@ class VOC(Reader):
                 f"{root}: no split trainaug, which needs both {LISTS}/trainaug.txt and {AUGMENTED}/"
             )
         for split, path in lists.items():
-            whole.add(read_names(path, partial(_record, root, split)))
+            whole.add(read_names(path, split, partial(_record, root)))
         if not lists:
             raise DatasetError(
                 f"{self.source}: not PASCAL VOC 2012; expected VOC2012/JPEGImages/*.jpg, "

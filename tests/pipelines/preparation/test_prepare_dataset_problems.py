@@ -131,10 +131,9 @@ def test_missing_and_malformed_lists_are_reported(camvid: CamVidSource, tmp_path
     truncate(camvid.image("val", 1))
     with pytest.raises(DatasetError, match=r"(?s)2 problems.*lists no samples.*val/0001TP_val001"):
         prepare(CamVid(camvid.directory), tmp_path / "out")
-    manifest = prepare(CamVid(camvid.directory), tmp_path / "out", skip_invalid=True)
-    assert manifest.counts == {"val": 2}
-    assert "train.txt" in manifest.skipped[0]
-    assert "val001" in manifest.skipped[1]
+    message = r"(?s)3 problems.*train\.txt: lists no samples.*val001.*\n  train: no sample is left$"
+    with pytest.raises(DatasetError, match=message):
+        prepare(CamVid(camvid.directory), tmp_path / "out", skip_invalid=True)
     with pytest.raises(DatasetError, match="not CamVid"):
         prepare(CamVid(tmp_path), tmp_path / "out")
 
@@ -155,9 +154,7 @@ def test_skipping_all_samples_of_a_split_for_training_is_an_error(
 ) -> None:
     for index in range(3):
         truncate(camvid.label(split, index))
-    message = (
-        rf"(?s)4 problems.*{split}002.*\n  {split}: skipping invalid samples leaves none of 3$"
-    )
+    message = rf"(?s)4 problems.*{split}002.*\n  {split}: no sample is left$"
     with pytest.raises(DatasetError, match=message):
         prepare(CamVid(camvid.directory), tmp_path / "out", skip_invalid=True)
     assert [path.name for path in tmp_path.iterdir()] == ["camvid"]
@@ -173,4 +170,4 @@ def test_skipping_all_samples_of_another_split_is_noted(
     assert main([*line, "--workers", "1", "--skip-invalid"]) == 0
     printed = capsys.readouterr().out
     assert ": camvid, 3 train, 3 val, 11 classes" in printed
-    assert "note: test: skipping invalid samples leaves none of 1\n" in printed
+    assert "note: test: no sample is left\n" in printed

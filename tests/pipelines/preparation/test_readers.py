@@ -416,7 +416,9 @@ def test_folder_reports_missing_and_damaged_files_together(tmp_path: Path) -> No
         "train/a b: ",
     ):
         assert part in str(caught.value)
-    with pytest.raises(DatasetError, match=r"(?s)5 problems.*train: skipping .* leaves none of 1"):
+    with pytest.raises(
+        DatasetError, match=r"(?s)7 problems.*more: no .*train: no .*val: no sample"
+    ):
         prepare(reader, tmp_path / "out", skip_invalid=True)
 
 
