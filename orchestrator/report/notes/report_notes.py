@@ -227,13 +227,14 @@ def _tuning(study: Study) -> Iterable[tuple[str, ...]]:
     later = {key: each for key, each in differing.items() if is_below(key, OF_THE_TABLE)}
     if later:
         yield (f"Other settings in search {result.search!r}: {differences_text(later)}.",)
-    renamed = {
-        each.variant: each.tuned.found.variant
-        for each in study.all_trials
-        if each.tuned is not None and each.tuned.found.variant != each.variant
-    }
+    before: dict[str, list[str]] = {}  # a row may have been another one in each cell of the grid
+    for trial in study.all_trials:
+        found = before.setdefault(trial.variant, [])
+        if trial.tuned is not None and trial.tuned.found.variant not in found:
+            found.append(trial.tuned.found.variant)
+    renamed = {row: found for row, found in before.items() if found not in ([], [row])}
     if renamed:
-        names = ", ".join(f"{now} was {before}" for now, before in renamed.items())
+        names = ", ".join(f"{row} was {' and '.join(found)}" for row, found in renamed.items())
         yield (f"Rows that had another name in search {result.search!r}: {names}.",)
 
 

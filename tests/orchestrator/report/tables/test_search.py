@@ -227,3 +227,18 @@ def test_samples_with_the_same_values_count_their_hours_once(
         runs = {r.run.run_id: r.run for sample in row.samples for r in sample.results if r.run}
         assert len(runs) == 2 * 2 < 5 * 2
         assert row.hours == pytest.approx(sum(run.hours or 0.0 for run in runs.values()))
+
+
+def test_a_row_that_was_another_in_each_cell_of_the_grid_names_all(
+    search: Path, small_streets: Path, tmp_path: Path
+) -> None:
+    document = report_of(_again(search, small_streets))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / FILE).write_text(str(document.documents(document.read())[FILE]))
+    content = yaml.safe_load(TABLE)
+    del content["compare_to"]
+    content["variants"] = {"net": {}}
+    content["grid"] = {"model.flows": [[], ["detail", "semantic"]]}
+    path = fabricate_study(tmp_path, small_streets, yaml.safe_dump(content))
+    notes = report_of(path).read().notes.footnotes
+    assert "Rows that had another name in search 'tune': net was strong and full." in notes
