@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from orchestrator.study.config import StudyConfig
@@ -36,10 +37,10 @@ def published_keys(source: Source, variant: str, kind: str, index: int) -> Keys:
 def resolved_values(variant: str, experiment: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that conditions are matched against: a partial experiment with defaults
     filled in, and the variant's name. A custom network has none of FENet's keys."""
-    defaults = asdict(Experiment())
+    defaults = _defaults()
     model = experiment.get("model")
     if isinstance(model, str) or (isinstance(model, dict) and "network" in model):
-        defaults["model"] = {}
+        defaults = {**defaults, "model": {}}
     values = _filled(defaults, experiment)
     for key in ("optimizer", "schedule"):
         if isinstance(values["training"], dict) and isinstance(values["training"][key], str):
@@ -102,6 +103,12 @@ def why_unmet(condition: Mapping[str, Any], cells: list[dict[str, Any]]) -> str:
             actual = " or ".join(texts[:6]) if texts else "does not exist"
             return f"matches no cell: `{key}` is {as_json(wanted)} here, but {actual} in the study"
     return "matches no cell: no cell meets all keys of the condition at once"
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """Return the default of every setting. It is shared, so it must not be changed."""
+    return asdict(Experiment())
 
 
 def _matches(value: Any, wanted: Any) -> bool:

@@ -6,6 +6,7 @@ Each is merged over the base and validated.
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from orchestrator.study.conditions import (
@@ -31,6 +32,7 @@ from orchestrator.study.search_match import (
     Differences,
     TableCell,
     Tuned,
+    all_settings,
     changed,
     choose,
     compare,
@@ -44,6 +46,7 @@ from orchestrator.study.yaml_source import (
     Keys,
     Problem,
     Source,
+    SourceLocation,
     StudyError,
     single_value,
 )
@@ -213,13 +216,25 @@ class _Expansion:
         settings = settings_of(tuned.value)
         shown = {key: each for key, each in settings.items() if is_below(key, axes)}
         own, base = self._layers.own(name, met), self._layers.base | shown
-        return compare(result, row, TableCell(settings, own, base, self._layers.fixed))
+        here = TableCell(settings, own, base, self._layers.fixed)
+        return compare(self._searched, result.ranges, row, here)
+
+    @cached_property
+    def _found_locations(self) -> dict[int, SourceLocation]:
+        """The location of each row of the search, by the `id` of its `FoundSample`."""
+        result = self.config.search_result
+        rows = enumerate(result.rows if result else ())
+        return {id(row): self.source.location(("from_search", "rows", n)) for n, row in rows}
+
+    @cached_property
+    def _searched(self) -> dict[str, Any]:
+        """All settings of the base of the search whose values the study takes."""
+        result = self.config.search_result
+        return all_settings(result.base or {} if result else {})
 
     def _with_found(self, cell: Source, found: FoundSample, problems: list[Problem]) -> Source:
         """Return a cell with the values of a sample that a search found."""
-        result = self.config.search_result
-        assert result is not None
-        location = self.source.location(("from_search", "rows", result.rows.index(found)))
+        location = self._found_locations[id(found)]
         for key, value in found.values.items():
             cell = with_value(cell, key, value, location, problems)
         return cell

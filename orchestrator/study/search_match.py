@@ -62,20 +62,30 @@ def settings_of(experiment: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
+def all_settings(base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a search's base, with defaults."""
+    recorded = dict(flattened(base))
+    model = {"network": recorded[_NETWORK]} if _NETWORK in recorded else {}
+    return _of_one_length({**settings_of({"model": model}), **recorded})
+
+
 def changed(settings: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the settings that `base` does not have, or has with another value."""
     return {key: value for key, value in settings.items() if not _equal(value, base.get(key))}
 
 
-def compare(result: SearchResult, found: FoundSample, cell: TableCell) -> Tuned | Differences:
+def compare(
+    base: Mapping[str, Any], ranges: Collection[str], found: FoundSample, cell: TableCell
+) -> Tuned | Differences:
     """Return what a cell takes from a row of a search, or the settings by which it is another row:
     those that one of the two rows changes, and that differ. Settings that neither row changes may
     differ, such as the length of the training.
 
-    found: has the cell's values of the grid, and `set`.
+    base: all settings of the search's base. ranges: keys that it sampled. found: has the cell's
+    values of the grid, and `set`.
     """
-    base, own = _all_settings(result.base or {}), dict(flattened(found.set or {}))
-    tuned = (*result.ranges, *found.axes)
+    own = dict(flattened(found.set or {}))
+    tuned = (*ranges, *found.axes)
     keys = [key for key in dict.fromkeys((*own, *cell.own)) if not is_below(key, tuned)]
     rows = [key for key in keys if not is_below(key, cell.fixed)]
     if differing := _differing(rows, {**base, **own}, cell.settings):
@@ -137,13 +147,6 @@ def differences_text(differences: Differences) -> str:
 def is_below(key: str, others: Collection[str]) -> bool:
     """Whether a dotted key is one of the others, or below one."""
     return any(key == other or key.startswith(f"{other}.") for other in others)
-
-
-def _all_settings(base: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a search's base, with defaults."""
-    recorded = dict(flattened(base))
-    model = {"network": recorded[_NETWORK]} if _NETWORK in recorded else {}
-    return _of_one_length({**settings_of({"model": model}), **recorded})
 
 
 def _of_one_length(settings: dict[str, Any]) -> dict[str, Any]:

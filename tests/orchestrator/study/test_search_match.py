@@ -11,7 +11,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.study import search_match
 from orchestrator.study.load import load_study
+from orchestrator.study.search_match import settings_of
 from orchestrator.study.search_result import FoundSample, SearchResult
 from orchestrator.study.study import Study
 from orchestrator.study.yaml_source import StudyError
@@ -240,6 +242,23 @@ def test_rows_with_the_same_settings_and_other_values_need_a_name() -> None:
         table_of(result, {"c": {}})
     same = replace(result, rows=tuple(replace(row, values={RATE: 0.5}) for row in result.rows))
     assert rates(table_of(same, {"c": {}})) == {"c": 0.5}
+
+
+def test_many_renamed_rows_need_the_settings_of_the_base_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = {f"row {n}": {"training": {"weight_decay": n * 1e-6}} for n in range(6)}
+    result = search_of(rows)
+    resolved = []
+
+    def counted(experiment: Mapping[str, Any]) -> dict[str, Any]:
+        resolved.append(experiment)
+        return settings_of(experiment)
+
+    monkeypatch.setattr(search_match, "settings_of", counted)
+    study = table_of(result, {f"renamed {name}": each for name, each in rows.items()})
+    assert list(rates(study).values()) == [row.values[RATE] for row in result.rows]
+    assert len(resolved) == 1
 
 
 def test_the_command_line_changes_all_rows_alike() -> None:
