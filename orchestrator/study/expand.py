@@ -195,7 +195,7 @@ class _Expansion:
         rows = [row for row in result.rows if holds(row.axes, values)]
         rows.sort(key=lambda row: row.variant != name)
         matches = ((row, self._match(result, row, name, axes, cell)) for row in rows)
-        tuned, problem = choose(result, name, matches)
+        tuned, problem = choose(result, name, axes, matches)
         if problem:
             location = self.source.location(("variants", name, "set"))
             self.problems.append(Problem(location, problem))

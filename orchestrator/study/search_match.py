@@ -100,25 +100,30 @@ def compare(
 
 
 def choose(
-    result: SearchResult, name: str, matches: Iterable[tuple[FoundSample, Tuned | Differences]]
+    result: SearchResult,
+    name: str,
+    axes: Collection[str],
+    matches: Iterable[tuple[FoundSample, Tuned | Differences]],
 ) -> tuple[Tuned | None, str]:
     """Return what a cell of row `name` takes from a search, and what is wrong with it: a row that
-    sets the same, or else the row of its name if the file does not say what that row set.
+    sets the same, or else the row of its name if the file does not say what that row set. Of
+    several rows that set the same, those that also have the values of the table's grid are left.
 
-    matches: of the rows that have the cell's values of the grid, the one of its name first; see
-    `compare`. They are read only as far as necessary.
+    axes: keys of the table's grid. matches: of the rows that have the cell's values of the grid,
+    the one of its name first; see `compare`. They are read only as far as necessary.
     """
     read, same = [], []
     for row, match in matches:
         read.append((row, match))
         if isinstance(match, Tuned) and not match.by_name:
             same.append(match)
-            if row.variant == name:
+            if row.variant == name and not _differs_below(axes, match):
                 break
+    same = [each for each in same if not _differs_below(axes, each)] or same
     if same:
         first = same[0].found
         others = [each.found for each in same if each.found.values != first.values]
-        if not others:
+        if first.variant == name or not others:
             return same[0], ""
         return None, (
             f"`variants.{name}` sets what {first.variant!r} and {others[0].variant!r} of search "
@@ -147,6 +152,11 @@ def differences_text(differences: Differences) -> str:
 def is_below(key: str, others: Collection[str]) -> bool:
     """Whether a dotted key is one of the others, or below one."""
     return any(key == other or key.startswith(f"{other}.") for other in others)
+
+
+def _differs_below(axes: Collection[str], match: Tuned) -> bool:
+    """Whether the search had another value of an axis, which its row did not set."""
+    return any(is_below(key, axes) for key in match.others)
 
 
 def _of_one_length(settings: dict[str, Any]) -> dict[str, Any]:

@@ -244,6 +244,30 @@ def test_rows_with_the_same_settings_and_other_values_need_a_name() -> None:
     assert rates(table_of(same, {"c": {}})) == {"c": 0.5}
 
 
+@pytest.mark.parametrize("names", [("small", "large"), ("large", "small")])
+def test_the_grid_of_the_table_decides_between_rows_that_set_the_same(
+    names: tuple[str, str],
+) -> None:
+    backbones = {"small": "dfnet1", "large": "resnet18"}  # resnet18 is the default
+    rows = {name: {"model": {"backbone": backbones[name]}} for name in names}
+    result = search_of(rows)
+    found = {row.variant: row.values[RATE] for row in result.rows}
+    grid = {"model.backbone": ["dfnet1", "resnet18"]}
+    for name in ("net", "large"):
+        study = table_of(result, {name: {}}, grid=grid)
+        assert rates(study) == {
+            f"{name}, dfnet1": found["small"],
+            f"{name}, resnet18": found["large"],
+        }
+    # An axis that the search did not have decides nothing.
+    crops = {"data.crop": [[64, 64], [32, 32]]}
+    assert set(rates(table_of(result, {"large": {}}, grid=crops)).values()) == {found["large"]}
+    twins = search_of({"a": {}, "b": {}})
+    assert set(rates(table_of(twins, {"b": {}}, grid=crops)).values()) == {0.02}
+    with pytest.raises(StudyError, match="sets what 'a' and 'b' of search 'tune' set"):
+        table_of(twins, {"c": {}}, grid=crops)
+
+
 def test_many_renamed_rows_need_the_settings_of_the_base_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
