@@ -22,7 +22,7 @@ from orchestrator.tracking.mlflow_view import VIEW_TAG, study_view
 from orchestrator.tracking.queries import find_experiment, read_snapshot
 from orchestrator.tracking.relocation import is_missing
 from orchestrator.tracking.runs import ENDED_UNCLOSED, FIGURES, RunStatus, TrialRun, timestamp
-from orchestrator.tracking.store import TrackingStore
+from orchestrator.tracking.store import TrackingError, TrackingStore
 from orchestrator.tracking.study_page import StudyPage, take_page
 from pipelines.data.facts import training_warnings
 
@@ -282,9 +282,15 @@ class StudyRun:
     def close(self, status: RunStatus) -> None:
         """Close the parent run with `status`, or with its previous status if its page shows another
         table. Closes the study's RUNNING trials too, unless the lock was lost."""
-        self.close_trials()
         previous = self._lock.previous_status
-        self._lock.end(status if self.page.is_own or previous == "RUNNING" else previous)
+        final = status if self.page.is_own or previous == "RUNNING" else previous
+        try:
+            self.close_trials()
+        except BaseException:
+            with suppress(TrackingError):  # the first error says why; the heartbeats must end
+                self._lock.end(final)
+            raise
+        self._lock.end(final)
 
     def _other_studies_run(self) -> bool:
         query = f"tags.`{tag.KIND}` = 'study' and attributes.status = 'RUNNING'"

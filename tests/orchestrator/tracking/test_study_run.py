@@ -280,7 +280,7 @@ def test_close_ends_all_running_runs(
     client = MlflowClient(uri)
     run = client.get_run(run_id)
     assert run.info.status == "KILLED"
-    assert "run it again" in run.data.tags["mlflow.note.content"]
+    assert "rerun the command" in run.data.tags["mlflow.note.content"]
     assert client.get_run(study_run.parent_id).info.status == "KILLED"
     names = {artifact.path for artifact in client.list_artifacts(study_run.parent_id)}
     assert names == {"study.yaml", "study.resolved.yaml"}
