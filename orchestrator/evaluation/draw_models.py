@@ -102,7 +102,7 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
         better = int((gains > 0).sum())
         worse = int((gains < 0).sum())
         mean = _mean_of_seeds(scored)
-        selection = "selected images" if options.image else "images where their mIoU differs most"
+        selection = "selected images" if options.image else "images where the mIoU differs most"
         title = (
             f"{dataset.manifest.name} {options.split}: {selection}"
             f"{mean and f', by the {mean}'}; predictions of {_seeds_drawn(drawn)}\n"
