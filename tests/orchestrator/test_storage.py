@@ -1,6 +1,5 @@
 """`Storage`: the directory or bucket in which a command stores its files."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.storage import Storage, StorageError, local_copy, unique_name
 from orchestrator.sweep.__main__ import main as sweep
 from pipelines.data.storage import join_uri
+from tests.support.users import another_user
 
 
 def test_directory_is_local_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,19 +62,6 @@ def test_uri_with_a_key_is_rejected_and_not_printed(
 
 
 @pytest.fixture
-def another_user() -> Iterator[None]:
-    """Become a user without any rights on files of root."""
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(65534)
-    os.seteuid(65534)
-    yield
-    os.seteuid(0)
-    os.setegid(0)
-    os.setgroups(groups)
-
-
-@pytest.fixture
 def roots_storage() -> Iterator[Path]:
     """A storage of root, whose folder anyone may write to, but not what is in it."""
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
@@ -86,11 +73,11 @@ def roots_storage() -> Iterator[Path]:
         yield Path(directory)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user; CI runs as root")
 def test_storage_of_another_user_names_everything_that_may_not_be_written(
-    roots_storage: Path, another_user: None
+    roots_storage: Path,
 ) -> None:
-    with pytest.raises(StorageError, match=r"cannot write to artifacts, mlflow\.db in it; ask the"):
+    message = r"cannot write to artifacts, mlflow\.db in it; ask the"
+    with another_user(), pytest.raises(StorageError, match=message):
         Storage.parse(str(roots_storage)).create()
 
 

@@ -1,7 +1,6 @@
 """Published weights by name: found in an installed package, and equal to the published network."""
 
 import hashlib
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from pipelines.network.published_weights import (
 from pipelines.network.weight_files import WeightsError, locate_weights, weights_digest
 from tests.support.file_server import FileServer, serving_file
 from tests.support.published_package import install_package
+from tests.support.users import another_user
 
 NAME = "efficientnet-lite0"
 WEIGHTS = PUBLISHED_WEIGHTS[NAME]
@@ -218,20 +218,16 @@ def test_unusable_folder_and_address_are_reported(
         locate_weights(name)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_folder_of_another_user_is_reported(
     server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`tmp_path` lets only its owner enter."""
     name = published(server, monkeypatch)
     path = Path(locate_weights(name))
-    os.seteuid(12345)
-    try:
+    with another_user():
         assert PUBLISHED_WEIGHTS[name].path is None
         with pytest.raises(WeightsError, match=r"cannot be used \(Permission denied\); set TORCH_"):
             locate_weights(name)
-    finally:
-        os.seteuid(0)
     assert PUBLISHED_WEIGHTS[name].path == path
 
 
