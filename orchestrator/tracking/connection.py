@@ -127,6 +127,7 @@ def short_cause(error: Exception) -> str:
         r"(timed out)",
         r"error code (\d+)",
         r"^Failed to upload .+?: (.+)",  # of boto3
+        r"(No such artifact: '[^']*')",
     )
     for pattern in patterns:
         if match := re.search(pattern, text):

@@ -288,7 +288,8 @@ class TrackingStore:
             )
         except Exception as error:
             raise TrackingError(
-                f"runs:/{run_id}/{path}: not in MLflow at {self.display_uri} ({error})"
+                f"runs:/{run_id}/{path}: not in MLflow at {self.display_uri} "
+                f"({short_cause(error)}); restore the file"
             ) from None
         return Path(file)
 

@@ -34,6 +34,16 @@ def test_run_is_missing_only_if_the_store_says_so(
     assert not store.exists(run_id)
 
 
+def test_missing_file_of_a_run_is_named_in_one_sentence(
+    study_run: StudyRun, trial: ResolvedTrial, tmp_path: Path
+) -> None:
+    run_id = study_run.begin_trial(trial, None, None)
+    with pytest.raises(TrackingError) as caught:
+        study_run.store.download_file(run_id, "counts.arrow", tmp_path)
+    assert str(caught.value).startswith(f"runs:/{run_id}/counts.arrow: not in MLflow at ")
+    assert str(caught.value).endswith(" (No such artifact: 'counts.arrow'); restore the file")
+
+
 def test_unusable_store_is_named() -> None:
     with pytest.raises(TrackingError, match=r"MLflow at nonsense://x cannot be used"):
         TrackingStore("nonsense://x", None)
