@@ -345,9 +345,11 @@ def test_store_that_vanishes_before_the_study_is_closed(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(controller, "announce", vanish)
+    threads_before = set(threading.enumerate())
     with pytest.raises(TrackingError, match=r"cannot be written \(unable to open database file\)"):
         swept_study.sweep()
-    beating = [thread for thread in threading.enumerate() if "_keep_alive" in thread.name]
+    started = set(threading.enumerate()) - threads_before
+    beating = [thread for thread in started if "_keep_alive" in thread.name]
     assert not beating, "the study would seem to run as long as this process"
 
 
