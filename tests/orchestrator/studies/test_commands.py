@@ -86,6 +86,7 @@ def test_log_of_a_trial_that_has_not_started(
     study_run.start_trial(finish(study_run, ended), ended.code)
     assert main(["logs", ended.name, "--worker", "3", "--storage", str(own_store)]) == 2
     assert f"error: trial '{ended.name}' has no log of worker 3" in capsys.readouterr().out
+    study_run.close("KILLED")
 
 
 @pytest.mark.slow
