@@ -7,6 +7,7 @@ host name or process id decides: clocks are stepped, and containers share names 
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlflow.entities import Run
 
@@ -38,9 +39,13 @@ class LockHolder:
 
 
 class Liveness:
-    """Watches the heartbeats of other processes, as this process reads them."""
+    """Watches the heartbeats of other processes, as this process reads them.
 
-    def __init__(self) -> None:
+    locks: the folder of the processes' locks; None if there is none.
+    """
+
+    def __init__(self, locks: Path | None = None) -> None:
+        self._locks = locks
         self._reads: dict[str, tuple[str, float, float]] = {}  # value, first and last read
 
     def lock_holder(self, parent: Run) -> LockHolder | None:
@@ -63,7 +68,7 @@ class Liveness:
             return False
         heartbeat = f"{owner} {tags.get(tag.HEARTBEAT, '')}"
         silence = self.seconds_unchanged(parent.info.run_id, heartbeat)
-        return silence >= EXPIRED_SECONDS or has_ended(tags.get(tag.PROCESS_LOCK, ""))
+        return silence >= EXPIRED_SECONDS or has_ended(tags.get(tag.PROCESS_LOCK, ""), self._locks)
 
     def seconds_unchanged(self, key: str, value: str) -> float:
         """Return for how long this process has read the same `value` under `key`."""

@@ -93,7 +93,7 @@ class StudyLock:
             raise
         for parent in parents:
             if store.liveness.has_ended(parent):
-                say(_takeover_message(name, parent))
+                say(_takeover_message(store, name, parent))
         parent_id = parents[0].info.run_id
         status = parents[0].info.status
         lock = StudyLock(store, parent_id, name, status, on_stop, process_lock)
@@ -270,15 +270,16 @@ def _rivals(store: TrackingStore, parents: list[Run], own_key: str) -> list[Clai
             *_, lock_text = value.split(" ", 3)
             waited = store.liveness.seconds_unchanged(key, value)
             is_own = value.startswith(str(Owner.this_process()))
-            if not is_own and waited < _REQUEST_SECONDS and not has_ended(lock_text):
+            ended = has_ended(lock_text, store.locks)
+            if not is_own and waited < _REQUEST_SECONDS and not ended:
                 rivals.append(Claim(key.removeprefix(tag.LOCK_REQUEST), held=False))
     return rivals
 
 
-def _takeover_message(name: str, parent: Run) -> str:
+def _takeover_message(store: TrackingStore, name: str, parent: Run) -> str:
     owner = Owner.parse(parent.data.tags.get(tag.OWNER, ""))
     process = owner.description if owner else "a process"
-    if has_ended(parent.data.tags.get(tag.PROCESS_LOCK, "")):
+    if has_ended(parent.data.tags.get(tag.PROCESS_LOCK, ""), store.locks):
         return f"taking over study {name!r}: {process} ended without closing it"
     return (
         f"taking over study {name!r}: {process} has sent no heartbeat for {EXPIRED_SECONDS:.0f} s"

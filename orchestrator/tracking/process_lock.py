@@ -47,15 +47,25 @@ class ProcessLock:
         self.text = ""
 
 
-def has_ended(text: str) -> bool:
-    """Whether the process that wrote `text` has certainly ended; False if that is unknown."""
+def has_ended(text: str, locks: Path | None = None) -> bool:
+    """Whether the process that wrote `text` has certainly ended; False if that is unknown.
+
+    locks: where the file is now if the directory in which the process made it has been moved.
+    """
     boot, _, rest = text.partition(" ")
     file_id, _, path = rest.partition(" ")
     # To open and close a file of this process would release its lock.
     if text in _own or not boot or boot != _boot_id():
         return False
+    return any(
+        _is_unlocked(place, file_id)
+        for place in (Path(path), *([locks / Path(path).name] if locks else []))
+    )
+
+
+def _is_unlocked(path: Path, file_id: str) -> bool:
     try:
-        with open(path) as file:
+        with path.open() as file:
             if _file_id(file.fileno()) != file_id:
                 return False
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

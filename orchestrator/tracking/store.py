@@ -89,10 +89,10 @@ class TrackingStore:
         self.replica = replica
         self.tracking_uri = tracking_uri
         self.artifacts = artifacts
-        self.liveness = Liveness()
         self._artifact_uris: dict[str, str] = {}  # of the runs that `search` has returned
         file = database_file(tracking_uri)
         self.locks = locks or (file.parent / "locks" if file else None)
+        self.liveness = Liveness(self.locks)
         try:
             self.client = open_client(tracking_uri)
         except Exception as error:

@@ -51,6 +51,16 @@ def test_lock_ends_with_its_process(tmp_path: Path) -> None:
         assert has_ended(text), "although nobody has asked how it ended"
 
 
+def test_lock_in_a_moved_directory(tmp_path: Path) -> None:
+    with holder(tmp_path / "locks") as (process, text):
+        moved = (tmp_path / "locks").rename(tmp_path / "moved")
+        assert not has_ended(text, moved)
+        process.kill()
+        process.wait()
+        assert not has_ended(text)
+        assert has_ended(text, moved)
+
+
 def test_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     fork = "import os, time\nif os.fork() == 0:\n    time.sleep(1); os._exit(0)"
     with holder(tmp_path, fork) as (process, text):
