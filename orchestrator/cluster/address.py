@@ -40,6 +40,13 @@ class ClusterFileError(UserError, ValueError):
     """A cluster file that cannot be read, or that does not describe a cluster to plan with."""
 
 
+def given(address: str) -> str:
+    """Return an address as the user gave it, by the option or in the environment."""
+    if os.environ.get("RAY_ADDRESS") == address:
+        return f"RAY_ADDRESS={address}"
+    return f"{option('address')} {address}"
+
+
 def is_cluster_file(address: str | None) -> TypeGuard[str]:
     """Whether an address names a cluster file instead of a cluster."""
     return address is not None and address.endswith((".yaml", ".yml"))
@@ -63,7 +70,7 @@ def is_remote(address: str | None) -> bool:
     if address is None:
         return False
     if address.startswith("ray://"):
-        raise RemoteError(f"{option('address')} {address}: {_RAY_CLIENT}")
+        raise RemoteError(f"{given(address)}: {_RAY_CLIENT}")
     return address.startswith(("http://", "https://"))
 
 
@@ -79,7 +86,7 @@ def check_address(address: str, seconds: float = SECONDS) -> None:
         socket.create_connection((host, port), timeout=seconds).close()
     except (OSError, UnicodeError) as error:  # UnicodeError: no host has such a name
         raise UnreachableError(
-            f"{option('address')} {address}: nothing answers at {host}, port {port} ({error}); "
+            f"{given(address)}: nothing answers at {host}, port {port} ({error}); "
             "`ray status --address HOST:PORT` on the cluster's head shows whether it runs there"
         ) from None
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
@@ -91,7 +98,7 @@ def check_address(address: str, seconds: float = SECONDS) -> None:
             grpc.channel_ready_future(channel).result(timeout=seconds)
         except grpc.FutureTimeoutError:
             raise UnreachableError(
-                f"{option('address')} {address}: the server at {host}, port {port} does not "
+                f"{given(address)}: the server at {host}, port {port} does not "
                 "answer like Ray "
                 f"(tried for {seconds:g} s); use the port that `ray start --head` printed, 6379 by "
                 "default"
@@ -110,9 +117,7 @@ def check_dashboard(address: str, seconds: float = 4.0) -> None:
     except ValueError:
         host, port = None, 0
     if not host:
-        raise RemoteError(
-            f"{option('address')} {address}: no host; use a URL such as http://localhost:8265"
-        )
+        raise RemoteError(f"{given(address)}: no host; use a URL such as http://localhost:8265")
     if _is_loopback(host):
         for name in ("no_proxy", "NO_PROXY"):
             os.environ[name] = ",".join(filter(None, (os.environ.get(name), host)))
@@ -125,15 +130,14 @@ def check_dashboard(address: str, seconds: float = 4.0) -> None:
             host, port = parts.hostname or "", parts.port or 80
         except ValueError as error:
             raise RemoteError(
-                f"{option('address')} {address}: the environment's proxy is unusable ({error}); "
+                f"{given(address)}: the environment's proxy is unusable ({error}); "
                 f"correct it, or bypass it with NO_PROXY={host}"
             ) from None
     try:
         socket.create_connection((host, port), timeout=seconds).close()
     except (OSError, UnicodeError) as error:
         raise RemoteError(
-            f"{option('address')} {address}: nothing answers at {host}, port {port} "
-            f"({error}){through}"
+            f"{given(address)}: nothing answers at {host}, port {port} ({error}){through}"
         ) from None
     # In a thread, because the time limits of requests are for each part of an answer.
     answer: Queue[str] = Queue()
@@ -144,7 +148,7 @@ def check_dashboard(address: str, seconds: float = 4.0) -> None:
         problem = f"does not answer (tried for {seconds:g} s)"
     if problem:
         raise RemoteError(
-            f"{option('address')} {address}: the server at {host}, port {port} {problem}{through}; "
+            f"{given(address)}: the server at {host}, port {port} {problem}{through}; "
             "use the URL of a Ray dashboard, such as http://localhost:8265 through `ray dashboard "
             "cluster.yaml`"
         )
@@ -189,13 +193,13 @@ def _parse(address: str) -> tuple[str, int]:
         pass  # the port is not a number
     if parts.scheme in ("http", "https", "ray"):
         raise UnreachableError(
-            f"{option('address')} {address}: this command must run on a machine of the cluster "
+            f"{given(address)}: this command must run on a machine of the cluster "
             "itself; use "
             f"auto or HOST:PORT there, such as 10.0.0.5:6379, or omit {option('address')} "
             "(RAY_ADDRESS) to use this machine only"
         )
     raise UnreachableError(
-        f"{option('address')} {address} is not a valid address; use HOST:PORT such as "
+        f"{given(address)} is not a valid address; use HOST:PORT such as "
         "10.0.0.5:6379, or auto; orchestrator.sweep also takes the URL of a dashboard, such as "
         "http://localhost:8265"
     )

@@ -16,8 +16,8 @@ import ray
 from ray._private import services
 from ray.exceptions import AuthenticationError
 
-from orchestrator.cluster.address import UnreachableError, check_address
-from orchestrator.cluster.local_node import LocalNodeError, local_options
+from orchestrator.cluster.address import UnreachableError, check_address, given
+from orchestrator.cluster.local_node import local_options, low_limits
 from orchestrator.cluster.worker_setup import set_up_worker
 from orchestrator.scheduling.capacity import (
     DRIVER_RESOURCE,
@@ -25,6 +25,7 @@ from orchestrator.scheduling.capacity import (
 )
 from orchestrator.study import user_code
 from orchestrator.study.import_closure import PROJECT_PACKAGES
+from pipelines import wording
 from pipelines.errors import UserError
 from pipelines.wording import option
 
@@ -32,6 +33,9 @@ _SETUP_HOOK = f"{set_up_worker.__module__}.{set_up_worker.__name__}"
 
 
 logger = logging.getLogger(__name__)
+
+
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
 
 
 class ClusterStartError(UserError, RuntimeError):
@@ -80,70 +84,75 @@ def connect(address: str | None, runtime_environment: Mapping[str, Any]) -> str:
     for key, value in _SETTINGS.items():
         os.environ.setdefault(key, value)
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     environment = {**runtime_environment, "worker_process_setup_hook": _SETUP_HOOK}
-    options["runtime_env"] = environment
-    if address is None:
-        for key, value in _LOCAL_SETTINGS.items():
-            os.environ.setdefault(key, value)
-        [here] = this_machine()
-        # Without the dashboard, Ray never releases the workers of a stopped trial.
-        cpus = int(here["CPU"])
-        try:
-            with own_sessions():
-                context = ray.init(
-                    "local",  # otherwise Ray would join a cluster that runs on this machine
-                    num_cpus=cpus,
-                    resources={DRIVER_RESOURCE: here[DRIVER_RESOURCE]},
-                    include_dashboard=True,
-                    **local_options(),
-                    **options,
-                )
-        except LocalNodeError:
-            raise
-        except Exception as error:  # Ray has no class of its own for this
-            logger.exception("Ray did not start")
-            ray.shutdown()
-            cause = str(error).strip().partition("\n")[0]
-            if log := re.search(r"lines of (\S+) \(it contains", cause):
-                cause = f"its dashboard did not answer; its output is in {log[1]}"
-            raise ClusterStartError(
-                f"Ray did not start on this machine ({cause}); rerun the command when the machine "
-                f"is less busy, or use a running cluster with {option('address')}"
-            ) from error
-    else:
-        # Worker processes do not inherit this process's environment, and the cluster's machines
-        # may have sources of this project that differ from the recorded code version.
-        own = user_code.runtime_environment(
-            {name: import_module(name) for name in PROJECT_PACKAGES}
-        )
-        sources = [*own["py_modules"], *runtime_environment.get("py_modules", [])]
-        environment |= {"env_vars": dict(_SETTINGS), "py_modules": sources}
-        try:
-            context = ray.init(address=address, **options)
-        except (ConnectionError, AuthenticationError) as error:
-            # Ray also fails to connect if the token is missing, or another one.
-            cause = next(iter(str(error).splitlines()), "")
-            raise UnreachableError(
-                f"{option('address')} {address}: the Ray cluster rejected the connection "
-                f"({cause}). If it requires a token, copy that to ~/.ray/auth_token and set "
-                "RAY_AUTH_MODE=token"
-            ) from None
-        except RuntimeError as error:
-            if "Version mismatch" not in str(error):
-                raise
-            # Ray's message lists the versions of Ray and Python, cluster first.
-            cluster_ray, cluster_python, own_ray, own_python = re.findall(
-                r"(?:Ray|Python): (\S+)", str(error)
-            )
-            raise VersionMismatchError(
-                f"{option('address')} {address}: the cluster runs Ray {cluster_ray} on Python "
-                f"{cluster_python}, this command Ray {own_ray} on Python {own_python}; both must "
-                "be the same, including the patch version"
-            ) from None
+    context = _start_here(environment) if address is None else _join(address, environment)
     if callable(on_sigterm):
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's handler would abort() the process
     return str(Path(context.address_info["session_dir"]) / "logs")
+
+
+def _start_here(environment: Mapping[str, Any]) -> Any:
+    """Start a cluster on this machine. environment: the workers' `runtime_env`."""
+    for key, value in _LOCAL_SETTINGS.items():
+        os.environ.setdefault(key, value)
+    [here] = this_machine()
+    local = local_options()
+    try:
+        with own_sessions():
+            return ray.init(
+                "local",  # otherwise Ray would join a cluster that runs on this machine
+                num_cpus=int(here["CPU"]),
+                resources={DRIVER_RESOURCE: here[DRIVER_RESOURCE]},
+                # Without the dashboard, Ray never releases the workers of a stopped trial.
+                include_dashboard=True,
+                runtime_env=environment,
+                **local,
+                **_QUIET,
+            )
+    except Exception as error:  # Ray has no class of its own for this
+        logger.exception("Ray did not start")
+        ray.shutdown()
+        if log := re.search(r"lines of (\S+) \(it contains", str(error)):
+            cause = f"its dashboard did not answer; its output is in {log[1]}"
+        else:
+            cause = wording.cause(error)
+        advice = "; ".join(low_limits()) or (
+            "rerun the command when the machine is less busy, or use a running cluster with "
+            f"{option('address')}"
+        )
+        raise ClusterStartError(f"Ray did not start on this machine ({cause}); {advice}") from error
+
+
+def _join(address: str, environment: Mapping[str, Any]) -> Any:
+    """Join the cluster at `address`. environment: the workers' `runtime_env`, without this project.
+
+    Worker processes do not inherit this process's environment, and the cluster's machines may have
+    sources of this project that differ from the recorded code version.
+    """
+    own = user_code.runtime_environment({name: import_module(name) for name in PROJECT_PACKAGES})
+    sources = [*own["py_modules"], *environment.get("py_modules", [])]
+    environment = {**environment, "env_vars": dict(_SETTINGS), "py_modules": sources}
+    try:
+        return ray.init(address=address, runtime_env=environment, **_QUIET)
+    except (ConnectionError, AuthenticationError) as error:
+        # Ray also fails to connect if the token is missing, or another one.
+        raise UnreachableError(
+            f"{given(address)}: the Ray cluster rejected the connection "
+            f"({wording.cause(error)}). If it requires a token, copy that to ~/.ray/auth_token and "
+            "set RAY_AUTH_MODE=token"
+        ) from None
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        # Ray's message lists the versions of Ray and Python, cluster first.
+        cluster_ray, cluster_python, own_ray, own_python = re.findall(
+            r"(?:Ray|Python): (\S+)", str(error)
+        )
+        raise VersionMismatchError(
+            f"{given(address)}: the cluster runs Ray {cluster_ray} on Python "
+            f"{cluster_python}, this command Ray {own_ray} on Python {own_python}; both must "
+            "be the same, including the patch version"
+        ) from None
 
 
 @contextmanager

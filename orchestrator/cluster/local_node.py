@@ -5,6 +5,7 @@ home directory, and in containers with little shared memory.
 """
 
 import os
+import resource
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -21,6 +22,11 @@ _LONGEST = _SOCKET_LIMIT - len(_SOCKET)
 
 _SHARED_MEMORY = Path("/dev/shm")
 _OBJECT_STORE_BYTES = 256 << 20
+
+# Ray's processes map files of several GB, and write logs and sockets.
+_LEAST_ADDRESS_SPACE = 64 << 30
+_LEAST_FILE_SIZE = 1 << 30
+_LEAST_FREE = 64 << 20
 
 
 class LocalNodeError(UserError, OSError):
@@ -55,6 +61,33 @@ def ray_directory() -> Path:
         f"Ray cannot use {tried}: its directory must be writable and its path at most {_LONGEST} "
         "characters long. Set RAY_TMPDIR to a shorter or writable parent directory"
     )
+
+
+def low_limits() -> list[str]:
+    """Return what on this machine may have prevented Ray's start, each with what to do."""
+    low = []
+    space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if 0 <= space < _LEAST_ADDRESS_SPACE:
+        low.append(
+            f"this shell limits the address space to {space >> 20} MiB, which is too little for "
+            "Ray: run `ulimit -v unlimited` before"
+        )
+    size = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if 0 <= size < _LEAST_FILE_SIZE:
+        low.append(
+            f"this shell limits the size of files to {size >> 20} MiB, which is too little for "
+            "Ray: run `ulimit -f unlimited` before"
+        )
+    with suppress(OSError, LocalNodeError):
+        directory = ray_directory()
+        existing = next(path for path in (directory, *directory.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
+        if free < _LEAST_FREE:
+            low.append(
+                f"{existing} has {free >> 20} MiB of free space left: make room there, or set "
+                "RAY_TMPDIR to another parent directory"
+            )
+    return low
 
 
 def _ray_default() -> Path:

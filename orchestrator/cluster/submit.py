@@ -30,7 +30,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from rich.console import Console
 
 from models.hugging_face.configuration import is_saved
-from orchestrator.cluster.address import RemoteError
+from orchestrator.cluster.address import RemoteError, given
 from orchestrator.study.import_closure import PROJECT_PACKAGES
 from orchestrator.study.study import Study
 from pipelines.config import load_yaml
@@ -135,7 +135,7 @@ def _connect(address: str) -> JobSubmissionClient:
         if isinstance(error, AuthenticationError):
             advice = "the cluster's token is in ~/.ray/auth_token, and RAY_AUTH_MODE=token is set"
         raise RemoteError(
-            f"{option('address')} {address}: cannot connect to a Ray dashboard "
+            f"{given(address)}: cannot connect to a Ray dashboard "
             f"({cause(error)}{proxy}). Check that {advice}"
         ) from None
 
@@ -147,7 +147,7 @@ def _dashboard_errors(address: str) -> Iterator[None]:
         yield
     except Exception as error:  # of requests, and RuntimeError for what the dashboard refuses
         raise RemoteError(
-            f"{option('address')} {address}: the Ray dashboard refused the study or did not answer "
+            f"{given(address)}: the Ray dashboard refused the study or did not answer "
             f"({cause(error)}). Check that the tunnel is still open and the cluster has room for "
             "the study's files; then rerun the same command: it finds the job if there is one"
         ) from error

@@ -54,7 +54,16 @@ def web_port() -> Iterator[int]:
 
 def test_closed_port_is_reported(closed_port: int) -> None:
     address = f"127.0.0.1:{closed_port}"
-    with pytest.raises(UnreachableError, match=f"{address}: nothing answers at 127.0.0.1, po"):
+    with pytest.raises(UnreachableError, match=f"--address {address}: nothing answers at 127.0.0"):
+        check_address(address)
+
+
+def test_address_of_the_environment_is_named_so(
+    closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"127.0.0.1:{closed_port}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UnreachableError, match=f"^RAY_ADDRESS={address}: nothing answers"):
         check_address(address)
 
 

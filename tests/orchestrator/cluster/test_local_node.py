@@ -1,12 +1,21 @@
 """The directory, shared memory and token of a Ray cluster on this machine."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cluster import local_node
-from orchestrator.cluster.local_node import LocalNodeError, local_options, ray_directory
+from orchestrator.cluster.local_node import (
+    LocalNodeError,
+    local_options,
+    low_limits,
+    ray_directory,
+)
+from tests.support import ROOT
+from tests.support.mounts import small_disk
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +102,22 @@ def test_token_without_a_home_directory_is_for_this_command_only(
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     local_options()
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("limit", "named"),
+    [("-v 8388608", "address space to 8192 MiB"), ("-f 2048", "size of files to"), ("-c 0", "")],
+)
+def test_limits_of_the_shell_are_named(limit: str, named: str) -> None:
+    script = "from orchestrator.cluster.local_node import low_limits; print(low_limits())"
+    command = ["bash", "-c", f'ulimit {limit}; exec "$0" -c "$1"', sys.executable, script]
+    printed = subprocess.check_output(command, text=True, cwd=ROOT)
+    assert named in printed
+    assert ("ulimit" in printed) == bool(named)
+
+
+def test_full_directory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        monkeypatch.setenv("TMPDIR", str(disk))
+        monkeypatch.setattr(local_node, "_LONGEST", 1000)
+        assert f"{disk} has 4 MiB of free space left" in "".join(low_limits())
