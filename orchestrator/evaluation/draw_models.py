@@ -102,7 +102,12 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
         better = int((gains > 0).sum())
         worse = int((gains < 0).sum())
         mean = _mean_of_seeds(scored)
-        selection = "selected images" if options.image else "images where the mIoU differs most"
+        if options.image:
+            selection = "selected images"
+        elif better or worse:
+            selection = "images where the mIoU differs most"
+        else:
+            selection = "images at equal distances, since the mIoU differs on none"
         title = (
             f"{dataset.manifest.name} {options.split}: {selection}"
             f"{mean and f', by the {mean}'}; predictions of {_seeds_drawn(drawn)}\n"

@@ -25,6 +25,7 @@ _MARGIN = 0.04
 _WIDTH = 112  # characters in a line of the title
 # Heights in inches of a line of text, of the title and of the legend.
 _LINE = FONT * 1.4 / 72
+_CHARACTER = FONT * 0.7 / 72  # the width of most characters in bold type
 _TITLE_LINE = (FONT + 0.5) * 1.25 / 72
 _LEGEND_LINE = (FONT - 0.5) * 1.48 / 72
 
@@ -50,12 +51,18 @@ class Layout:
         subtitles: Sequence[str],
         legends: Sequence[Sequence[Patch]],
     ) -> list[list[Axes]]:
-        """Resize `figure`, add titles and legends, and return the empty panels by row."""
+        """Resize `figure`, add titles and legends, and return the empty panels by row.
+
+        Titles of columns that are wider than a panel continue on the next line.
+        """
         gap = 0.05
         panel_width = (PAGE - 2 * _MARGIN - gap * (self.columns - 1)) / self.columns
         panel_height = panel_width * self.aspect
         lines = [part for line in title.splitlines() for part in textwrap.wrap(line, _WIDTH)]
-        head = len(lines) * _TITLE_LINE + (1.2 + any(subtitles)) * _LINE + 0.1
+        width = int(panel_width / _CHARACTER)
+        titles = [textwrap.wrap(column, width) for column in columns]
+        head_lines = max(map(len, titles), default=1) + any(subtitles)
+        head = len(lines) * _TITLE_LINE + (head_lines + 0.2) * _LINE + 0.1
         blocks = [(entries, _legend_columns(entries)) for entries in legends if entries]
         heights = [-(-len(entries) // count) * _LEGEND_LINE + 0.07 for entries, count in blocks]
         foot = sum(heights)
@@ -83,13 +90,18 @@ class Layout:
                     spine.set_visible(False)
                 line.append(axis)
             axes.append(line)
-        for axis, column_title, subtitle in zip(axes[0], columns, subtitles, strict=True):
+        for axis, title_lines, subtitle in zip(axes[0], titles, subtitles, strict=True):
             above = 0.04 / panel_height
             step = _LINE / panel_height
             style: dict[str, Any] = {"ha": "center", "va": "bottom", "transform": axis.transAxes}
             raised = step * bool(any(subtitles))
             axis.text(
-                0.5, 1 + above + raised, column_title, fontsize=FONT, fontweight="bold", **style
+                0.5,
+                1 + above + raised,
+                "\n".join(title_lines),
+                fontsize=FONT,
+                fontweight="bold",
+                **style,
             )
             axis.text(0.5, 1 + above, subtitle, fontsize=FONT - 1, **style)
         y = foot

@@ -1,17 +1,19 @@
 """Files of figures."""
 
 import errno
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from pipelines.data.dataset import IGNORE_INDEX
 from pipelines.data.manifest import ClassInfo
-from pipelines.figures.layout import draw_labels, ignored_legend, save, shortened
+from pipelines.figures.layout import Layout, draw_labels, ignored_legend, save, shortened
 
 
 def test_format_is_that_of_the_suffix(tmp_path: Path) -> None:
@@ -57,3 +59,23 @@ def test_full_disk_keeps_the_earlier_figure(
 def test_long_names_end_as_they_do() -> None:
     assert shortened("a" * 28) == "a" * 28
     assert shortened(f"folder/{'x' * 20}_000019") == f"…{'x' * 20}_000019"
+
+
+def test_long_titles_of_columns_do_not_overlap() -> None:
+    figure = Figure()
+    canvas = FigureCanvasAgg(figure)
+    names = [
+        "image",
+        "efficientnet-lite0 + detail flow, learning rate 0.01",
+        "training.learning_rate=0.001_" * 3,
+        "labels",
+    ]
+    notes = ["", "mIoU 61.2", "mIoU 60.1", ""]
+    axes = Layout(4, 1, 0.5, 0.1).arrange(figure, "title", names, notes, [])
+    canvas.draw()
+    boxes = [[text.get_window_extent() for text in axis.texts] for axis in axes[0]]
+    for left, right in pairwise(boxes):
+        assert max(box.x1 for box in left) <= min(box.x0 for box in right)
+    titles = [box for line in boxes for box in line]
+    (heading,) = (text.get_window_extent() for text in figure.texts)
+    assert max(box.y1 for box in titles) <= heading.y0
