@@ -164,7 +164,7 @@ def test_no_trial_starts_beyond_the_trial_limit(cluster: None, tmp_path: Path) -
     assert not events.budget.may_start()
 
 
-def test_spent_gpu_hours_hold_running_trials_at_their_next_report(
+def test_spent_gpu_hours_pause_running_trials_at_their_next_report(
     cluster: None, tmp_path: Path
 ) -> None:
     jobs = [job(str(index)) for index in range(1, 4)]
@@ -174,8 +174,8 @@ def test_spent_gpu_hours_hold_running_trials_at_their_next_report(
     assert all(1 <= epoch < EPOCHS for epoch in events.epochs.values())
 
 
-def test_a_trial_whose_machine_does_not_come_ends_at_a_hold(cluster: None, tmp_path: Path) -> None:
-    class HeldStudy(Events):
+def test_a_trial_whose_machine_does_not_come_ends_at_a_pause(cluster: None, tmp_path: Path) -> None:
+    class PausedStudy(Events):
         def finished(self, name: str, outcome: dict[str, Any]) -> None:
             super().finished(name, outcome)
             self.budget.pause("a limit")
@@ -184,7 +184,7 @@ def test_a_trial_whose_machine_does_not_come_ends_at_a_hold(cluster: None, tmp_p
             return self.pause_requested() and self.budget.idle()
 
     jobs = [job("1"), replace(job("2"), resources={"CPU": 64.0})]
-    events = HeldStudy(jobs)
+    events = PausedStudy(jobs)
     nodes = [{"CPU": 4.0, DRIVER_RESOURCE: 1e6}, {"CPU": 64.0}]  # the second is not started
     run(jobs, tmp_path, events, nodes=lambda: nodes)
     assert events.order == ["1"]

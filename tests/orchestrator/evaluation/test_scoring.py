@@ -31,7 +31,7 @@ def no_reason(waits: bool) -> str:
         (model(NetworkConfig("my_networks:UNet")), 1),
     ],
 )
-def test_process_that_ran_user_code_scores_no_other_share(
+def test_process_that_ran_user_code_scores_no_other_chunk(
     trained: Any, calls: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks: list[Any] = []
@@ -60,7 +60,7 @@ def test_process_that_ran_user_code_scores_no_other_share(
         (RayTaskError("count", "", DatasetError("damaged")), DatasetError),
     ],
 )
-def test_failed_share_cancels_the_others(
+def test_failed_chunk_cancels_the_others(
     raised: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever error one chunk raises, the others are canceled and the progress bar is removed."""
@@ -76,8 +76,8 @@ def test_failed_share_cancels_the_others(
     monkeypatch.setattr(scoring.ray, "get", get)
     monkeypatch.setattr(scoring.ray, "cancel", canceled.append)
     monkeypatch.setattr(scoring, "connected_nodes", lambda: [{"CPU": 1.0}])
-    share_of = SimpleNamespace(remote=lambda *arguments: arguments[-2])
-    monkeypatch.setattr(scoring, "_remote_task", lambda *_: share_of)
+    chunk_task = SimpleNamespace(remote=lambda *arguments: arguments[-2])
+    monkeypatch.setattr(scoring, "_remote_task", lambda *_: chunk_task)
     bar = Progress(disable=True)
     chunks = scoring._in_chunks(None, model(FENetConfig()), (), 4, bar, "scored", no_reason)
     assert next(chunks) == "counted"

@@ -223,7 +223,7 @@ def test_unreadable_checkpoint_fails_the_trial(recording: TrialRecording, tmp_pa
     assert reason == recording.recorder.failures[NAME]
 
 
-def test_full_disk_holds_the_study_instead_of_failing_the_trial(
+def test_full_disk_pauses_the_study_instead_of_failing_the_trial(
     recording: TrialRecording, tmp_path: Path
 ) -> None:
     recording.recorder.failed(NAME, Failure("disk full", "OSError: No space left on device"))
@@ -237,7 +237,7 @@ def test_full_disk_holds_the_study_instead_of_failing_the_trial(
     assert "rerun the same command" in (recording.budget.left_out_reason() or "")
 
 
-def test_a_hold_ends_trials_that_wait_for_machines_once_none_trains(
+def test_a_pause_ends_trials_that_wait_for_machines_once_none_trains(
     recording: TrialRecording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "GRACE_SECONDS", 0.0)

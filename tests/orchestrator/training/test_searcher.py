@@ -56,7 +56,7 @@ def test_retried_trial_starts_first_and_in_spite_of_a_limit() -> None:
     assert study.start() == Searcher.FINISHED  # the third trial is beyond the limit
 
 
-def test_retry_that_waits_for_a_machine_does_not_outlast_a_hold() -> None:
+def test_retry_that_waits_for_a_machine_ends_with_the_study() -> None:
     study = Study(trials=1, cpus=1.0)
     assert study.start() == {"job": 0, "attempt": 0, "last": True}
     study.cpus = 0.0  # its machine is lost
