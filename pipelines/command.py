@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pipelines import wording
 from pipelines.errors import UserError, is_disk_full, is_out_of_memory
 from pipelines.output import OutputError, guarded_output
 
@@ -100,8 +101,10 @@ def _status_of(
             return _disk_full(report)
         if not is_out_of_memory(error):
             return _internal_error(error, report)
-        cause = next(iter(str(error).splitlines()), "") or type(error).__name__
-        report("not enough memory", f"{cause}; sliding windows or smaller batches need less")
+        report(
+            "not enough memory",
+            f"{wording.cause(error)}; sliding windows or smaller batches need less",
+        )
         return EXIT_FAILED
 
 

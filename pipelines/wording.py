@@ -58,7 +58,9 @@ def closest(received: str, known: Sequence[str]) -> str | None:
 
 
 def suggestion(received: str, known: list[str]) -> str:
-    """Return `did you mean ...?` if an entry of `known` is similar, followed by all of `known`."""
+    """Return `did you mean ...?` if an entry of `known` is similar, followed by all of `known`,
+    with quotes where a name contains the separator."""
     match = closest(received, known)
     start = f"did you mean `{match}`? " if match else ""
-    return f"{start}known: {', '.join(known)}"
+    names = (repr(name) if "," in name or name.strip() != name else name for name in known)
+    return f"{start}known: {', '.join(names)}"

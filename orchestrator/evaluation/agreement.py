@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipelines import wording
 from pipelines.errors import is_out_of_memory
 from pipelines.network.export import (
     ONE_SIZE,
     ExportError,
-    first_line,
     missing_package,
     whole_image_logits,
 )
@@ -77,7 +77,7 @@ def _applied(predict: Predict, image: Tensor, what: str, advice: str) -> Tensor:
         if is_out_of_memory(error):
             raise
         raise ExportError(
-            f"{what} cannot be applied to an image of {_pixels(image)} ({first_line(error)}); "
+            f"{what} cannot be applied to an image of {_pixels(image)} ({wording.cause(error)}); "
             f"{advice}"
         ) from error
 

@@ -19,6 +19,7 @@ from orchestrator.console import InputError
 from orchestrator.study.mirrors import MirrorOptions, WandbOptions
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.sweep.background_writer import BackgroundWriter
+from pipelines import wording
 
 if TYPE_CHECKING:
     import wandb
@@ -168,8 +169,10 @@ class Mirrors:
         if sink not in self._sinks:  # it blocked, and failed later
             return
         self._sinks.remove(sink)
-        text = next(iter(str(error).splitlines()), type(error).__name__)
-        self._warn(f"no more metrics are copied to {sink.name} ({text}); MLflow holds all of them")
+        self._warn(
+            f"no more metrics are copied to {sink.name} ({wording.cause(error)}); MLflow holds all "
+            "of them"
+        )
 
 
 def check_mirrors(options: MirrorOptions) -> None:

@@ -12,6 +12,7 @@ from orchestrator.sweep.background_writer import BackgroundWriter, Task
 from orchestrator.sweep.progress import StudyProgress
 from orchestrator.tracking.store import is_store_error
 from orchestrator.tracking.study_run import StudyRun
+from pipelines import wording
 from pipelines.errors import is_disk_full
 
 
@@ -72,7 +73,7 @@ class RunWriter:
         if not self._has_warned:
             self._has_warned = True
             self._progress.say(
-                f"the tracking store could not be written ({_first_line(error)}); failed writes "
+                f"the tracking store could not be written ({wording.cause(error)}); failed writes "
                 "are retried when the trial ends"
             )
 
@@ -84,7 +85,7 @@ class RunWriter:
             return self._progress.ended(name, TrialState.INTERRUPTED, "no space left on the disk")
         if not self._run_exists(name):
             return
-        message = f"its results could not be recorded: {_first_line(error)}"
+        message = f"its results could not be recorded: {wording.cause(error)}"
         if is_store_error(error):
             message += "; rerun the command to record them"
             self._progress.ended(name, TrialState.INTERRUPTED, message)
@@ -100,8 +101,3 @@ class RunWriter:
             self._deleted.add(name)
             self._progress.ended(name, TrialState.INTERRUPTED, "its run was deleted in MLflow")
         return name not in self._deleted
-
-
-def _first_line(error: Exception) -> str:
-    """Return the message of an error without the SQL that SQLAlchemy adds."""
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
 """Inference on whole images, windows and scales; pixel counts and metrics.
 
-Within pipelines it imports `errors`, `data` and `network`.
+Within pipelines it imports `errors`, `wording`, `data` and `network`.
 """

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import split_output
+from pipelines import wording
 from pipelines.data.image_format import RGB, ImageFormat
 from pipelines.data.normalization import normalize
 from pipelines.errors import UserError, is_gpu_fault, is_out_of_memory
@@ -233,10 +234,9 @@ def _pass(model: nn.Module, images: Tensor, window: tuple[int, int] | None) -> T
         if is_out_of_memory(error) or is_gpu_fault(error):
             raise
         size = (images.shape[-2], images.shape[-1])
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         what, advice = _explained(size, window)
         raise InputSizeError(
-            f"the network cannot be applied to {what} ({reason}); {advice}"
+            f"the network cannot be applied to {what} ({wording.cause(error)}); {advice}"
         ) from error
 
 

@@ -1,4 +1,4 @@
 """Networks for training: construction, precision, batch norm, weights and checkpoint files.
 
-Within pipelines, this package imports only `data` and `errors`.
+Within pipelines, this package imports only `data`, `errors` and `wording`.
 """

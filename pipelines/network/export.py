@@ -22,6 +22,7 @@ from torch.export import ExportedProgram
 
 from models import split_output
 from models.resampling import resize
+from pipelines import wording
 from pipelines.errors import UserError
 
 METADATA = "metadata.json"  # the extra file of a `torch.export` archive
@@ -34,7 +35,6 @@ ONE_SIZE = (
     "export it for images of one size with --size HxW, or remove Python conditions on sizes from "
     "its forward, if the network is yours"
 )
-_MESSAGE_LENGTH = 200
 # Processor seconds for a network of all sizes; most take less than 30. Conditions on the size, such
 # as the padding to windows of Swin, can keep torch busy for hours.
 _PATIENCE = 180.0
@@ -138,11 +138,11 @@ def export_program(
         if size:
             raise ExportError(
                 f"torch.export cannot export this network for {height} x {width} pixels "
-                f"({first_line(error)}); choose a larger --size, or remove Python conditions on "
+                f"({wording.cause(error)}); choose a larger --size, or remove Python conditions on "
                 "values from its forward"
             ) from error
         raise ExportError(
-            f"torch.export cannot export this network for all sizes ({first_line(error)}); "
+            f"torch.export cannot export this network for all sizes ({wording.cause(error)}); "
             f"{ONE_SIZE}"
         ) from error
 
@@ -184,7 +184,7 @@ def save_onnx(program: ExportedProgram, file: Path, metadata: Mapping[str, Any])
         raise _too_slow("torch.onnx") from None
     except Exception as error:
         raise ExportError(
-            f"torch.onnx cannot export this network ({first_line(error)}); use --format torch"
+            f"torch.onnx cannot export this network ({wording.cause(error)}); use --format torch"
         ) from error
     finally:
         logger.setLevel(level)
@@ -221,9 +221,3 @@ def _too_slow(program: str) -> ExportError:
         f"{program} did not finish this network for all sizes in {_PATIENCE / 60:g} minutes of "
         f"processor time; {ONE_SIZE}"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error, shortened."""
-    line = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    return line if len(line) <= _MESSAGE_LENGTH else f"{line[:_MESSAGE_LENGTH]}..."

@@ -11,6 +11,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from pipelines import wording
 from pipelines.network.weight_files import WeightsError, read_bytes
 
 
@@ -41,10 +42,10 @@ def read_weights(uri: str | Path) -> dict[str, object]:
         raise WeightsError(
             f"{uri}: not loaded, because it is damaged or contains objects other than tensors and "
             "plain containers, which could run code; convert it to safetensors with the code that "
-            f"saved it ({_first_line(error)})"
+            f"saved it ({wording.cause(error)})"
         ) from error
     except Exception as error:  # a damaged pickle can raise any error
-        raise WeightsError(f"{uri}: damaged checkpoint ({_first_line(error)})") from error
+        raise WeightsError(f"{uri}: damaged checkpoint ({wording.cause(error)})") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{uri}: holds {type(content).__name__}, not a mapping of tensors")
     return {str(key): value for key, value in content.items()}
@@ -53,7 +54,3 @@ def read_weights(uri: str | Path) -> dict[str, object]:
 def _is_safetensors(data: bytes) -> bool:
     """Whether the data begins with the length of a header (8 bytes) and a JSON object."""
     return data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -8,6 +8,7 @@ from pipelines.wording import cause, counted, first_names, suggestion
 def test_closest_name_comes_first() -> None:
     assert suggestion("Stat", ["list", "status"]) == "did you mean `status`? known: list, status"
     assert suggestion("x", ["list"]) == "known: list"
+    assert suggestion("x", ["a, b", "c d"]) == "known: 'a, b', c d"
 
 
 def test_counts_of_one_are_singular() -> None:
