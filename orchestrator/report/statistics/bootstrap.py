@@ -13,6 +13,7 @@ a model predicts it, as the benchmarks do.)
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -30,6 +31,7 @@ from pipelines.evaluation.metrics import (
     Metric,
     undefined_as_nan,
 )
+from pipelines.machine import cores
 from pipelines.wording import suggestion
 
 REPLICATES = 10_000
@@ -37,6 +39,7 @@ REPLICATES = 10_000
 FEW_GROUPS = 6
 # Maximum number of 8-byte values in one array; several such arrays exist at a time.
 _BLOCK_VALUES = 2**21
+_MAX_THREADS = 4
 
 
 class UnknownClassError(UserError, ValueError):
@@ -111,25 +114,37 @@ def resampled_scores(
     images = len(first.identifiers)
     # One product of all statistics is several times as fast as one of each.
     statistics = np.hstack([each.statistics for own in metrics for each in own])
-    blocks: list[dict[str, list[NDArray[np.float64]]]] = [{} for _ in counts]
+    same_labels = [np.array_equal(own, labels[0]) for own in labels]
+
+    def scores_of(draws: NDArray[np.uint8]) -> list[dict[str, NDArray[np.float64]]]:
+        weights = draws.astype(np.float64)
+        # Exact, because sums of pixels are far below 2**53.
+        sums = weights @ statistics
+        common = weights @ labels[0] > 0
+        end = 0
+        scores: list[dict[str, NDArray[np.float64]]] = []
+        for own, own_labels, same in zip(metrics, labels, same_labels, strict=True):
+            present = common if same else weights @ own_labels > 0
+            scores.append({})
+            for each in own:
+                begin, end = end, end + each.statistics.shape[1]
+                scores[-1][each.key] = labeled_score(each.metric, sums[:, begin:end], present)
+        return scores
+
     # The draws within groups depend on the rows, so these must not depend on the metrics.
     rows = max(1, _BLOCK_VALUES // max(images, labels[0].shape[1]))
     step = max(1, _BLOCK_VALUES // statistics.shape[1])
-    for draws in _draws(first.identifiers, first.groups, replicates, rows):
-        for start in range(0, len(draws), step):
-            weights = draws[start : start + step].astype(np.float64)
-            # Exact, because sums of pixels are far below 2**53.
-            sums = weights @ statistics
-            common = weights @ labels[0] > 0
-            end = 0
-            for scores, own, own_labels in zip(blocks, metrics, labels, strict=True):
-                same = own_labels is labels[0] or np.array_equal(own_labels, labels[0])
-                present = common if same else weights @ own_labels > 0
-                for each in own:
-                    begin, end = end, end + each.statistics.shape[1]
-                    block = labeled_score(each.metric, sums[:, begin:end], present)
-                    scores.setdefault(each.key, []).append(block)
-    return [{key: np.concatenate(parts) for key, parts in scores.items()} for scores in blocks]
+    pieces = [
+        draws[start : start + step]
+        for draws in _draws(first.identifiers, first.groups, replicates, rows)
+        for start in range(0, len(draws), step)
+    ]
+    with ThreadPoolExecutor(min(cores(), _MAX_THREADS)) as threads:  # numpy releases the GIL
+        blocks = list(threads.map(scores_of, pieces))
+    return [
+        {key: np.concatenate([each[key] for each in parts]) for key in parts[0]}
+        for parts in zip(*blocks, strict=True)
+    ]
 
 
 def labeled_score(
