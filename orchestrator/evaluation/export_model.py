@@ -40,6 +40,7 @@ from pipelines.data.normalization import normalize
 from pipelines.model_directory import file_texts
 from pipelines.network.export import (
     METADATA,
+    PATIENCE,
     export_program,
     save_onnx,
     save_program,
@@ -76,7 +77,8 @@ def export_model(options: argparse.Namespace, console: Console) -> int:
     store = store_for_model(options.model, storage_of(options).local)
     model = load_model(options.model, store, options.imports)
     images, described = _check_images(model, options)
-    say(console, f"exporting {model.name}; this takes about a minute", style="dim")
+    limit = "" if options.size else f" (a network that takes more than {PATIENCE:g} s needs --size)"
+    say(console, f"exporting {model.name}; this takes about a minute{limit}", style="dim")
     out.mkdir(parents=True, exist_ok=True)
     # Files get their names once all are checked.
     with TemporaryDirectory(prefix=".export-", dir=out) as temporary:
