@@ -20,6 +20,7 @@ from orchestrator.report.charts.forest import (
     ForestLine,
     draw_compact_forest,
     draw_forest,
+    label_against,
     limits_of,
 )
 from orchestrator.report.charts.samples import SampledSeries, draw_samples
@@ -112,7 +113,7 @@ def _differences(study: Study, rows: Sequence[Row]) -> Iterator[ReportFigure]:
 def _line(study: Study, row: Row, name_compared_to: bool) -> ForestLine:
     label = row.label
     if name_compared_to:
-        label += f" vs. {row_label(study.config, row.compared_to)}"
+        label = label_against(label, row_label(study.config, row.compared_to))
     difference = row.difference
     if difference is None:
         text = INCOMPARABLE if row.incomparable else unscored(row)

@@ -132,6 +132,14 @@ def _draw_line(axes: Axes, line: ForestLine, y: float, seeds_below: float) -> No
         )
 
 
+def label_against(label: str, other: str) -> str:
+    """Return `LABEL vs. OTHER`. If that is too long, the label loses its beginning, because rows
+    often differ in what they add."""
+    versus = f" vs. {_shortened(other, _MAX_LABEL // 2)}"
+    room = _MAX_LABEL - len(versus)
+    return (label if len(label) <= room else f"…{label[1 - room :]}") + versus
+
+
 def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 

@@ -57,7 +57,7 @@ def caveats(study: Study, rows: Sequence[Row], planned: Sequence[Row] = ()) -> I
     yield from latency_caveats(study.config, rows)
     yield from _data_warnings(rows)
     yield from _tuning(study, rows)
-    yield from _added_seeds(rows)
+    yield from _added_seeds(planned or rows)
     yield from _degenerate_classes(rows)
     yield from seed_caveats(study, rows, planned)
 
@@ -222,10 +222,9 @@ def _zero_in_single_rows(
 
 
 def _missing_counts(rows: Sequence[Row]) -> Iterable[str]:
-    """Yield the trials whose counts are missing although those of others are there."""
+    """Yield the trials with a score whose counts are missing."""
     missing = [result for row in rows for result in row.uncounted]
-    scored = sum(result.miou is not None for row in rows for result in row.results)
-    if missing and len(missing) < scored:
+    if missing:
         names = first_names([repr(result.trial.name) for result in missing], _LISTED)
         runs = [r.run.run_id for r in missing if r.run is not None]
         yield (

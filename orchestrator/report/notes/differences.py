@@ -28,9 +28,9 @@ def difference_notes(study: Study, rows: Sequence[Row]) -> Iterable[tuple[str, .
     if not compared:
         return
     variants = {difference.compared_to for _, difference in compared}
-    compared_to = "the row it is compared to"
-    if len(variants) == 1:
-        compared_to = row_label(study.config, next(iter(variants)))
+    compared_to = row_label(study.config, next(iter(variants)))
+    if len(variants) > 1:
+        compared_to = f"the row it is compared to ({_named_bases(study, rows)})"
     folds = study.config.fold_count
     over, same = ("seeds", "seed") if folds is None else ("seeds and folds", "seed, same fold")
     of_rows = ("difference", "p", *(f"difference/{k}" for k in study.config.report.differences))
@@ -66,6 +66,19 @@ def difference_notes(study: Study, rows: Sequence[Row]) -> Iterable[tuple[str, .
         yield note, "published", "published_difference"
 
 
+def _named_bases(study: Study, rows: Sequence[Row]) -> str:
+    """Return which rows are compared to which one, with that of most rows last; of equal numbers,
+    the study's `compare_to`."""
+    by_base: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.compared_to:
+            by_base.setdefault(row.compared_to, {})[row_label(study.config, row.variant)] = None
+    usual = study.config.compare_to
+    *fewer, most = sorted(by_base, key=lambda base: (len(by_base[base]), base == usual))
+    parts = [f"{row_label(study.config, base)} for {', '.join(by_base[base])}" for base in fewer]
+    return "; ".join([*parts, f"{row_label(study.config, most)} for the others"])
+
+
 def _classes(rows: Sequence[Row]) -> Iterable[str]:
     """Yield the rows whose own mIoU and differences are over different classes."""
     by_classes: dict[tuple[str, ...], list[Row]] = {}
@@ -83,7 +96,8 @@ def _classes(rows: Sequence[Row]) -> Iterable[str]:
             by_classes.setdefault(tuple(names), []).append(row)
     for classes, those in by_classes.items():
         yield (
-            f"{row_names(those, rows)}: predicts classes that no label has ({', '.join(classes)}). "
+            f"{row_names(those, rows)}: predictions have classes that no label has "
+            f"({', '.join(classes)}). "
             "They count as 0 in the mIoU column, as in the benchmarks, but not in differences, "
             "which are over the classes in the labels."
         )
@@ -220,6 +234,8 @@ def _smallest(differences: Sequence[Difference]) -> str:
     if not sizes:
         return ""
     low, high = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
+    if high == "0.0":  # the seeds did not vary
+        return ""
     size = low if low == high else f"{low} to {high}"
     adjustment = " and the adjustment" if tested[0].comparisons > 1 else ""
     return (

@@ -114,6 +114,8 @@ def test_only_hides_rows_and_changes_no_number(tmp_path: Path, small_streets: Pa
     # Two rows in two columns, and their means over the columns.
     assert shown.comparisons == 6
     assert "the 6 comparisons of this study" in "\n".join(part.notes.footnotes)
+    # The seeds of one row began one after the other, but those of the study did not.
+    assert "Seeds were added" not in "\n".join((*whole.notes.warnings, *part.notes.warnings))
 
 
 @pytest.mark.slow
@@ -123,6 +125,9 @@ def test_rows_have_their_own_base_and_a_mean_over_the_grid(
     path = fabricate_study(tmp_path, small_streets, GRID)
     report = report_of(path).read()
     by_place = {(row.variant, row.grid_cell): row for row in report.rows}
+    bases = "minus the row it is compared to (b for c; a for the others), in points"
+    for text in (report.markdown(), report.latex()):
+        assert bases in " ".join(text.split())
     for cell in (("8",), ("16",)):
         row, other = by_place["c", cell], by_place["b", cell]
         assert row.difference is not None

@@ -235,7 +235,7 @@ def test_classes_without_labels_do_not_enter_differences(complete: Report) -> No
     assert difference is not None
     assert (difference.mean, difference.interval, difference.p) == (0.0, (0.0, 0.0), 1.0)
     notes = "\n".join(note for note, *_ in difference_notes(result.study, compared))
-    assert "b: predicts classes that no label has (car)." in notes
+    assert "b: predictions have classes that no label has (car)." in notes
 
 
 def test_one_image_is_the_reason_for_no_interval(tmp_path: Path, small_streets: Path) -> None:
