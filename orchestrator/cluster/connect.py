@@ -17,7 +17,11 @@ from ray._private import services
 from ray.exceptions import AuthenticationError
 
 from orchestrator.cluster.address import UnreachableError, check_address, given
-from orchestrator.cluster.local_node import local_options, low_limits
+from orchestrator.cluster.local_node import (
+    local_options,
+    low_limits,
+    short_temporary_directory,
+)
 from orchestrator.cluster.worker_setup import set_up_worker
 from orchestrator.scheduling.capacity import (
     DRIVER_RESOURCE,
@@ -97,8 +101,11 @@ def _start_here(environment: Mapping[str, Any]) -> Any:
         os.environ.setdefault(key, value)
     [here] = this_machine()
     local = local_options()
+    if "TMPDIR" in os.environ:  # the workers keep the user's
+        variables = {"TMPDIR": os.environ["TMPDIR"], **environment.get("env_vars", {})}
+        environment = {**environment, "env_vars": variables}
     try:
-        with own_sessions():
+        with own_sessions(), short_temporary_directory():
             return ray.init(
                 "local",  # otherwise Ray would join a cluster that runs on this machine
                 num_cpus=int(here["CPU"]),

@@ -9,7 +9,7 @@ import resource
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,10 @@ _OBJECT_STORE_BYTES = 256 << 20
 _LEAST_ADDRESS_SPACE = 64 << 30
 _LEAST_FILE_SIZE = 1 << 30
 _LEAST_FREE = 64 << 20
+_LEAST_PROCESSES = 1024
+
+# Python's `multiprocessing`, which Ray's dashboard uses, makes sockets in the temporary directory.
+_LONGEST_TEMPORARY = _SOCKET_LIMIT - len("/pymp-12345678/listener-12345678")
 
 
 class LocalNodeError(UserError, OSError):
@@ -48,6 +52,24 @@ def local_options() -> dict[str, Any]:
             "_plasma_directory": str(directory),
         }
     return options
+
+
+@contextmanager
+def short_temporary_directory() -> Iterator[None]:
+    """Within this context, TMPDIR is short enough for the sockets of Ray's dashboard.
+
+    Raises LocalNodeError if there is no such directory.
+    """
+    given = os.environ.get("TMPDIR", "")
+    if len(given) <= _LONGEST_TEMPORARY:
+        yield
+        return
+    directory = ray_directory()
+    os.environ["TMPDIR"] = str(directory.parent if directory.name == "ray" else directory)
+    try:
+        yield
+    finally:
+        os.environ["TMPDIR"] = given
 
 
 def ray_directory() -> Path:
@@ -77,6 +99,12 @@ def low_limits() -> list[str]:
         low.append(
             f"this shell limits the size of files to {size >> 20} MiB, which is too little for "
             "Ray: run `ulimit -f unlimited` before"
+        )
+    processes = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if 0 <= processes < _LEAST_PROCESSES:
+        low.append(
+            f"this shell limits this user to {processes} processes and threads, which is too few "
+            "for Ray: raise it with `ulimit -u` before"
         )
     with suppress(OSError, LocalNodeError):
         directory = ray_directory()

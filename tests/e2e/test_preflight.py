@@ -27,8 +27,8 @@ resources: {workers: 2, cpus_per_worker: 0.5, node_cache: null}
 
 @pytest.fixture
 def temporary(tmp_path: Path) -> Iterator[Path]:
-    """Yield a separate folder for temporary files, with a short path."""
-    with tempfile.TemporaryDirectory(prefix="t-") as directory:
+    """Yield a separate folder for temporary files; sockets in it would have too long paths."""
+    with tempfile.TemporaryDirectory(prefix=f"{90 * 't'}-") as directory:
         yield Path(directory)
 
 

@@ -13,6 +13,7 @@ from orchestrator.cluster.local_node import (
     local_options,
     low_limits,
     ray_directory,
+    short_temporary_directory,
 )
 from tests.support import ROOT
 from tests.support.mounts import small_disk
@@ -106,7 +107,12 @@ def test_token_without_a_home_directory_is_for_this_command_only(
 
 @pytest.mark.parametrize(
     ("limit", "named"),
-    [("-v 8388608", "address space to 8192 MiB"), ("-f 2048", "size of files to"), ("-c 0", "")],
+    [
+        ("-v 8388608", "address space to 8192 MiB"),
+        ("-f 2048", "size of files to"),
+        ("-u 200", "this user to 200 processes"),
+        ("-c 0", ""),
+    ],
 )
 def test_limits_of_the_shell_are_named(limit: str, named: str) -> None:
     script = "from orchestrator.cluster.local_node import low_limits; print(low_limits())"
@@ -121,3 +127,16 @@ def test_full_directory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("TMPDIR", str(disk))
         monkeypatch.setattr(local_node, "_LONGEST", 1000)
         assert f"{disk} has 4 MiB of free space left" in "".join(low_limits())
+
+
+@pytest.mark.parametrize(("length", "is_kept"), [(75, True), (76, False)])
+def test_sockets_of_the_dashboard_fit(
+    length: int, is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = "/tmp/" + "a" * (length - 5)
+    monkeypatch.setenv("TMPDIR", given)
+    with short_temporary_directory():
+        used = os.environ["TMPDIR"]
+        assert (used == given) == is_kept
+        assert len(f"{used}/pymp-ab12_cd3/listener-ab12_cd3") <= 107
+    assert os.environ["TMPDIR"] == given
