@@ -39,12 +39,16 @@ def open_client(tracking_uri: str) -> MlflowClient:
 
     Raises OSError, ValueError or MlflowException; the text says what is wrong.
     """
+    if re.fullmatch(r"sqlite:/{0,3}(:memory:)?", tracking_uri):
+        raise ValueError("it is in memory only and would lose all runs; use sqlite:///PATH")
     if (file := database_file(tracking_uri)) is not None:
         with _exclusive(file):
             if _is_new(file):
                 _create(file)
             _check_database(file)
             return _connected(tracking_uri)
+    if re.match(r"(localhost|[\w-]+(\.[\w-]+)*):\d+(/|$)", tracking_uri):
+        raise ValueError(f"the address has no scheme; use http://{tracking_uri}")
     if tracking_uri.startswith(("http:", "https:")):
         if not urlsplit(tracking_uri).hostname:
             raise ValueError("the address has no host; use one such as http://HOST:5000")

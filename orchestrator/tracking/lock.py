@@ -120,15 +120,18 @@ class StudyLock:
         MLflow. Raises TrackingError if it cannot be closed."""
         self._ended.set()
         self._thread.join()
+        is_closed = False
         try:
             self._check_owner()
             if not self.lost_reason:
                 self._store.client.set_terminated(self.parent_id, status)
+            is_closed = True
         except MlflowException as error:
             if self._store.exists(self.parent_id):
                 raise TrackingError(f"the study's run could not be closed: {error}") from None
         finally:
-            self._process_lock.release()
+            # The next command takes over a run that is still open at once if it finds the file.
+            self._process_lock.release(keep_file=not is_closed)
 
     def _keep_alive(self) -> None:
         last_heartbeat = _seconds()

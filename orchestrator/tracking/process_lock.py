@@ -37,11 +37,13 @@ class ProcessLock:
             self.text = f"{boot} {_file_id(self._file.fileno())} {path}"
             _own.add(self.text)
 
-    def release(self) -> None:
-        """Release the lock and delete the file."""
+    def release(self, keep_file: bool = False) -> None:
+        """Release the lock. keep_file: leave the file, so that others can tell that the process no
+        longer holds it."""
         if self._file is not None:
-            with suppress(OSError):
-                os.unlink(self._file.name)
+            if not keep_file:
+                with suppress(OSError):
+                    os.unlink(self._file.name)
             self._file.close()
         _own.discard(self.text)
         self.text = ""

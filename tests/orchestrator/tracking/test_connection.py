@@ -85,6 +85,15 @@ def test_address_without_a_host(uri: str) -> None:
     assert "the address has no host" in error_of(uri)
 
 
+def test_address_without_a_scheme() -> None:
+    assert "use http://127.0.0.1:5000" in error_of("127.0.0.1:5000")
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:", "sqlite:"])
+def test_store_in_memory(uri: str) -> None:
+    assert "in memory only and would lose all runs" in error_of(uri)
+
+
 def test_database_that_is_a_directory(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").mkdir()
     assert "is a directory" in error_of(f"sqlite:///{tmp_path / 'mlflow.db'}")
