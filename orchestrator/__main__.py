@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from pipelines.wording import suggestion
@@ -40,9 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     if not given or given[0] not in COMMANDS:
         return _help(given)
-    directory = os.getcwd()
-    if directory not in sys.path:
-        sys.path.append(directory)  # a study's `imports` may be there
+    with suppress(OSError):  # the command itself says that the directory was deleted
+        directory = os.getcwd()
+        if directory not in sys.path:
+            sys.path.append(directory)  # a study's `imports` may be there
     name, _ = COMMANDS[given[0]]
     module = import_module(name)
     gc.freeze()  # the modules stay; collecting them again and again takes a second of a plan

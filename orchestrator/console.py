@@ -149,7 +149,20 @@ def _run_command(
             traceback.print_exc()  # an OSError that may not be the user's fault
         _say_error(console, heading, message)
 
-    return command.run_command(lambda: work(console), report, interrupted)
+    def run() -> int:
+        _provide_home()
+        return work(console)
+
+    return command.run_command(run, report, interrupted)
+
+
+def _provide_home() -> None:
+    """Set HOME where there is none, as in a container whose user is only a number: libraries fail
+    without one."""
+    if not os.path.isabs(os.path.expanduser("~")):
+        from pipelines.data.storage import expand_home  # takes a second, for pyarrow
+
+        os.environ["HOME"] = str(expand_home(Path("~")))
 
 
 def _say_error(console: Console, heading: str, message: str) -> None:

@@ -13,7 +13,6 @@ from orchestrator.console import open_console, say, say_labeled
 from orchestrator.storage import Storage
 from orchestrator.studies.stored import (
     find_study,
-    local_storage,
     recorded_study,
     runs_of_trial,
     store_of,
@@ -38,11 +37,14 @@ _POLL_SECONDS = 1.0
 
 
 def _list(options: argparse.Namespace, console: Console) -> int:
-    studies = read_snapshot(store_of(options)).studies
+    store = store_of(options)
+    studies = read_snapshot(store).studies
     if studies:
         console.print(studies_table(studies))
     else:
-        say(console, f"no studies in {options.tracking or local_storage(options)}")
+        file = database_file(store.tracking_uri)
+        place = options.tracking or (file.parent if file else store.display_uri)
+        say(console, f"no studies in {place}")
     return 0
 
 

@@ -21,6 +21,7 @@ from orchestrator.console import (
     warn,
 )
 from orchestrator.sweep.progress import StudyProgress, TrialProgress
+from tests.support import ROOT
 
 
 def test_console_is_as_wide_as_its_own_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,3 +150,38 @@ sys.exit(status)
         completed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     sentence = "standard output (/dev/full) cannot be written: No space left on device"
     assert (completed.returncode, completed.stderr) == (ended, f"{message.format(sentence)}\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_command_of_a_user_who_is_only_a_number(tmp_path: Path, own_store: Path) -> None:
+    """Without HOME and an entry in /etc/passwd, as in containers, MLflow cannot be imported."""
+    # Name services may know root without the file.
+    hide = "for file in /etc/passwd /etc/nsswitch.conf; do mount --bind /dev/null $file; done"
+    script = f'{hide}; exec "$0" -m orchestrator studies list "$@"'
+    ended = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, sys.executable, "--storage", str(own_store)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={key: value for key, value in os.environ.items() if key != "HOME"}
+        | {"TMPDIR": str(tmp_path)},
+    )
+    assert (ended.returncode, ended.stdout) == (0, f"no studies in {own_store}\n"), ended.stderr
+    assert (tmp_path / "home-0").is_dir()
+
+
+@pytest.mark.slow
+def test_command_in_a_deleted_directory_is_one_sentence(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = 'cd "$1" && rmdir "$1" && exec "$0" -c "$2"'
+    command = "from orchestrator.__main__ import main; raise SystemExit(main(['studies', 'list']))"
+    ended = subprocess.run(
+        ["sh", "-c", script, sys.executable, gone, command],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (ended.returncode, ended.stderr) == (2, "")
+    assert ended.stdout == "error: the working directory was deleted; change to another one\n"
