@@ -4,7 +4,9 @@ The tracking store may be unreachable for a while. Failed writes are retried bef
 closed. A run that cannot be completed even then is interrupted, not failed.
 """
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 from orchestrator.study.trial_state import TrialState
@@ -14,6 +16,9 @@ from orchestrator.tracking.store import is_store_error
 from orchestrator.tracking.study_run import StudyRun
 from pipelines import wording
 from pipelines.errors import is_disk_full
+
+# MLflow itself retries a request for minutes before it fails.
+SLOW_SECONDS = 15.0
 
 
 class RunWriter:
@@ -36,12 +41,15 @@ class RunWriter:
         self._failures = failures
         self._retries: dict[str, list[Task]] = {name: [] for name in run_ids}
         self._has_warned = False
+        self._is_waiting = False
         self._deleted: set[str] = set()
         self._writer = BackgroundWriter()
 
     def write(self, name: str, task: Task) -> None:
         """Queue a write to a trial's run; if it fails, it is retried before the run is closed."""
-        self._writer.submit(task, lambda error: self._retry_later(name, task, error))
+        self._writer.submit(
+            partial(self._run, task), lambda error: self._retry_later(name, task, error)
+        )
 
     def close_run(self, name: str, task: Task) -> None:
         """Queue the last write to a trial's run, after retries of all failed ones."""
@@ -62,9 +70,34 @@ class RunWriter:
     def _close(self, name: str, task: Task) -> None:
         retries = self._retries[name]
         while retries:
-            retries[0]()
+            self._run(retries[0])
             del retries[0]
-        task()
+        task()  # uploads models, which may take long
+
+    def _run(self, task: Task) -> None:
+        """Run a write; say when the store does not answer for long, and when it answers again."""
+        with self._watched():
+            task()
+        if self._is_waiting:
+            self._is_waiting = False
+            self._progress.say("the tracking store answers again")
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        timer = threading.Timer(SLOW_SECONDS, self._say_waiting)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _say_waiting(self) -> None:
+        if not self._is_waiting:
+            self._is_waiting = True
+            self._progress.say(
+                "the tracking store does not answer; training continues, and results wait for it"
+            )
 
     def _retry_later(self, name: str, task: Task, error: Exception) -> None:
         if not self._run_exists(name):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from orchestrator.study.load import load_study
 from orchestrator.study.resolve import resolve_trials
 from orchestrator.study.resolved import ResolvedTrial
 from orchestrator.study.study import Study
+from orchestrator.sweep import run_writer
 from orchestrator.sweep.active_trial import ActiveTrial
 from orchestrator.sweep.progress import StudyProgress, TrialProgress
 from orchestrator.sweep.recorder import Recorder
@@ -155,6 +157,32 @@ def test_finished_run_has_every_epoch_despite_a_failed_write(
     assert record.metrics["val/miou"] == 0.5
     assert record.metrics["trial/seconds"] == 20.0
     assert "could not be written" in recorded.console.export_text()
+
+
+def test_store_that_does_not_answer_is_reported_while_it_is_silent(
+    make: Callable[..., RecordedStudy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = make()
+    recorded.recorder.started("one")
+    log_epoch, silent = recorded.study_run.log_epoch, threading.Event()
+
+    def log_late(*args: Any) -> None:
+        assert silent.wait(60)
+        log_epoch(*args)
+
+    monkeypatch.setattr(recorded.study_run, "log_epoch", log_late)
+    monkeypatch.setattr(run_writer, "SLOW_SECONDS", 0.05)
+    recorded.recorder.epoch("one", dict(EPOCHS[0]))
+    printed = ""
+    while "does not answer; training continues" not in printed:
+        printed += recorded.console.export_text()
+    assert "answers again" not in printed
+    silent.set()
+    recorded.recorder.epoch("one", dict(EPOCHS[1]))
+    recorded.recorder.finished("one", recorded.checkpoint("one"))
+    recorded.recorder.close()
+    assert "the tracking store answers again" in recorded.console.export_text()
+    assert recorded.epochs("one") == [1, 2]
 
 
 def test_epoch_whose_answer_was_lost_is_recorded_once(
