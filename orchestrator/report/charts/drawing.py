@@ -59,16 +59,12 @@ def add_grid(axes: Axes, axis: Any = "both") -> None:
 
 
 def as_svg(figure: Figure, title: str) -> str:
-    """Return the figure as SVG for a page, with its text as text and in the page's colors.
-
-    Fixes the figure's layout, which takes as long to compute as the drawing.
-    """
+    """Return the figure as SVG for a page, with its text as text and in the page's colors."""
     _remove_background(figure)
     buffer = io.StringIO()
     with style():
         canvas = FigureCanvasSVG(figure)
         canvas.print_svg(buffer, metadata={"Date": None, "Creator": None, "Title": title})
-    figure.set_layout_engine("none")
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = text.replace(PAPER, "var(--paper, #fff)")
