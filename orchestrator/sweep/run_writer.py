@@ -5,8 +5,7 @@ closed. A run that cannot be completed even then is interrupted, not failed.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 
 from orchestrator.study.trial_state import TrialState
@@ -76,21 +75,16 @@ class RunWriter:
 
     def _run(self, task: Task) -> None:
         """Run a write; say when the store does not answer for long, and when it answers again."""
-        with self._watched():
-            task()
-        if self._is_waiting:
-            self._is_waiting = False
-            self._progress.say("the tracking store answers again")
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
         timer = threading.Timer(SLOW_SECONDS, self._say_waiting)
         timer.daemon = True
         timer.start()
         try:
-            yield
+            task()
         finally:
             timer.cancel()
+        if self._is_waiting:
+            self._is_waiting = False
+            self._progress.say("the tracking store answers again")
 
     def _say_waiting(self) -> None:
         if not self._is_waiting:

@@ -106,17 +106,7 @@ def test_missing_lock_directory_gives_no_lock(tmp_path: Path) -> None:
 
 
 def test_file_of_a_lock_that_was_released_can_stay(tmp_path: Path) -> None:
-    then = "text, _ = lock.text, lock.release(keep_file=True)\nprint(text, flush=True)\ninput()"
-    script = f"{HOLD}{then}"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-    assert process.stdout is not None
-    try:
-        assert has_ended(process.stdout.readline().strip())
-    finally:
-        process.communicate("\n")
+    released = "text = lock.text\nlock.release(keep_file=True)\nlock.text = text"
+    with holder(tmp_path, released) as (process, text):
+        assert process.poll() is None
+        assert has_ended(text)
