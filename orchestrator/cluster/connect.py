@@ -101,11 +101,10 @@ def _start_here(environment: Mapping[str, Any]) -> Any:
         os.environ.setdefault(key, value)
     [here] = this_machine()
     local = local_options()
-    if "TMPDIR" in os.environ:  # the workers keep the user's
-        variables = {"TMPDIR": os.environ["TMPDIR"], **environment.get("env_vars", {})}
-        environment = {**environment, "env_vars": variables}
     try:
-        with own_sessions(), short_temporary_directory():
+        with own_sessions(), short_temporary_directory() as variables:
+            if variables:
+                environment = {**environment, "env_vars": variables}
             return ray.init(
                 "local",  # otherwise Ray would join a cluster that runs on this machine
                 num_cpus=int(here["CPU"]),

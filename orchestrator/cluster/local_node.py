@@ -55,19 +55,20 @@ def local_options() -> dict[str, Any]:
 
 
 @contextmanager
-def short_temporary_directory() -> Iterator[None]:
-    """Within this context, TMPDIR is short enough for the sockets of Ray's dashboard.
+def short_temporary_directory() -> Iterator[dict[str, str]]:
+    """Within this context, TMPDIR is short enough for the sockets of Ray's dashboard. Yield the
+    environment variables with which the workers keep the user's; none if it is short.
 
     Raises LocalNodeError if there is no such directory.
     """
     given = os.environ.get("TMPDIR", "")
     if len(given) <= _LONGEST_TEMPORARY:
-        yield
+        yield {}
         return
     directory = ray_directory()
     os.environ["TMPDIR"] = str(directory.parent if directory.name == "ray" else directory)
     try:
-        yield
+        yield {"TMPDIR": given}
     finally:
         os.environ["TMPDIR"] = given
 

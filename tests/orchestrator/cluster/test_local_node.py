@@ -135,8 +135,9 @@ def test_sockets_of_the_dashboard_fit(
 ) -> None:
     given = "/tmp/" + "a" * (length - 5)
     monkeypatch.setenv("TMPDIR", given)
-    with short_temporary_directory():
+    with short_temporary_directory() as variables:
         used = os.environ["TMPDIR"]
         assert (used == given) == is_kept
+        assert variables == ({} if is_kept else {"TMPDIR": given})
         assert len(f"{used}/pymp-ab12_cd3/listener-ab12_cd3") <= 107
     assert os.environ["TMPDIR"] == given
